@@ -1,0 +1,114 @@
+"""One event loop in one daemon thread, shared by all that must go on without the caller's loop.
+
+The output and the exit of every local kernel are watched here, so that a busy or closed
+application loop never blocks a kernel on a full pipe; and every blocking client runs here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any, Callable, TypeVar
+
+from .errors import RequestTimeout
+
+__all__ = ["background_loop", "call_blocking", "call_in_background", "finish"]
+
+T = TypeVar("T")
+
+_THREAD_NAME = "kernel-mgmt-background"
+#: How long a blocking call that is given up waits for its coroutine to clean up, in seconds.
+_CANCEL_PATIENCE = 10.0
+
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+#: The process that the loop's thread lives in: a forked child needs a thread of its own.
+_loop_pid = 0
+
+
+def background_loop() -> asyncio.AbstractEventLoop:
+    """Give the shared loop, running; it starts with the first call and stays until exit."""
+    global _loop, _loop_pid
+    loop = _loop
+    if loop is not None and _loop_pid == os.getpid():
+        return loop
+    with _lock:
+        if _loop is None or _loop_pid != os.getpid():
+            # Not the platform's default loop: only a selector loop can watch ZeroMQ's sockets.
+            _loop = asyncio.SelectorEventLoop()
+            _loop_pid = os.getpid()
+            threading.Thread(target=_run, args=(_loop,), name=_THREAD_NAME, daemon=True).start()
+        return _loop
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    loop.run_forever()
+
+
+def call_blocking(coroutine: Coroutine[Any, Any, T], timeout: float | None, what: str) -> T:
+    """Run a coroutine on the shared loop and wait for its result.
+
+    When the wait ends early, by its timeout or by Ctrl-C, the coroutine is cancelled, and has
+    cleaned up before this raises.
+
+    Args:
+        coroutine: what to run.
+        timeout: seconds to wait at most; None for no limit.
+        what: names it in the error.
+
+    Raises:
+        RequestTimeout: it took longer than ``timeout``.
+        RuntimeError: called on the shared loop itself, which would wait for itself.
+    """
+    loop = background_loop()
+    if threading.current_thread().name == _THREAD_NAME:
+        coroutine.close()
+        raise RuntimeError(
+            f"{what} would wait for itself: blocking calls cannot be made from a handler; "
+            "use the asynchronous client there, or another thread."
+        )
+    tasks: list[asyncio.Task[T]] = []
+    ended = threading.Event()
+
+    def start() -> None:
+        tasks.append(loop.create_task(coroutine))
+        tasks[0].add_done_callback(lambda _: ended.set())
+
+    loop.call_soon_threadsafe(start)
+    try:
+        if not ended.wait(timeout):
+            raise RequestTimeout(
+                f"{what} took longer than {timeout:g} s.", phase=what, seconds=timeout or 0
+            )
+    except BaseException:
+        loop.call_soon_threadsafe(lambda: tasks[0].cancel())  # noqa: PLW0108 - start() runs first
+        ended.wait(_CANCEL_PATIENCE)
+        raise
+    return tasks[0].result()
+
+
+def call_in_background(function: Callable[..., object], *args: Any) -> None:
+    """Call a function on the shared loop soon."""
+    background_loop().call_soon_threadsafe(function, *args)
+
+
+async def finish(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await a coroutine that must run to its end even when the caller is cancelled meanwhile.
+
+    Raises:
+        asyncio.CancelledError: the caller was cancelled; the coroutine has ended all the same.
+    """
+    task = asyncio.ensure_future(coroutine)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            # Unlike awaiting the task, this leaves it alone when the caller is cancelled.
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:  # noqa: PERF203 - each pass is a cancellation
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return task.result()

@@ -1,0 +1,216 @@
+"""ZeroMQ sockets on an event loop: one generic channel for all five, and the heartbeat.
+
+A ZeroMQ socket's descriptor is edge-triggered: it becomes readable once, not as long as there is
+something to read.  So a channel drains its socket at each wake-up, and looks again after each
+send, because sending takes notice of what has arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import zmq
+from tornado.ioloop import IOLoop
+
+from .connection import ConnectionInfo
+from .protocol import DELIMITER, Buffer
+
+__all__ = ["Channel", "Heartbeat", "shared_context"]
+
+#: How many messages are taken in one turn of the loop, so that other tasks get theirs too.
+_MESSAGES_PER_TURN = 200
+#: Below this many bytes copying a frame is cheaper than keeping it alive until it is sent.
+_COPY_BELOW = 65_536
+#: How long a closed socket may go on sending what was sent just before, in milliseconds.
+_LINGER = 1000
+#: Delimiter, signature, header, parent header, metadata, content.
+_FRAMES_BEFORE_BUFFERS = 6
+
+_SOCKET_TYPES = {
+    "shell": zmq.DEALER,
+    "control": zmq.DEALER,
+    "stdin": zmq.DEALER,
+    "iopub": zmq.SUB,
+    "hb": zmq.DEALER,
+}
+
+_context: zmq.Context[zmq.Socket[bytes]] | None = None
+_context_pid = 0
+_context_lock = threading.Lock()
+
+
+def shared_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """Give the one ZeroMQ context of this process, which all clients of all loops share."""
+    global _context, _context_pid
+    with _context_lock:
+        if _context is None or _context.closed or _context_pid != os.getpid():
+            _context = zmq.Context()
+            # The default limit of 1023 sockets would end at some 200 clients.
+            _context.set(zmq.MAX_SOCKETS, _context.get(zmq.SOCKET_LIMIT))
+            _context_pid = os.getpid()
+        return _context
+
+
+def connect(info: ConnectionInfo, channel: str, identity: bytes = b"") -> zmq.Socket[bytes]:
+    """Make a socket that is connected to a channel, encrypted when the kernel has CURVE keys."""
+    socket = shared_context().socket(_SOCKET_TYPES[channel])
+    try:
+        # The client loses nothing: no limit on what waits to be read or sent.
+        socket.set_hwm(0)
+        socket.set(zmq.LINGER, _LINGER)
+        if identity:
+            socket.set(zmq.ROUTING_ID, identity)
+        if info.curve_publickey:
+            # Ephemeral keys: whoever knows the kernel's public key may connect, and the
+            # signature decides what it may do.
+            public, secret = zmq.curve_keypair()
+            socket.set(zmq.CURVE_PUBLICKEY, public)
+            socket.set(zmq.CURVE_SECRETKEY, secret)
+            socket.set(zmq.CURVE_SERVERKEY, info.curve_publickey.encode())
+        if channel == "iopub":
+            socket.subscribe(b"")
+        elif channel == "stdin":
+            # No pipe before the connection is up: POLLOUT then tells that it is.
+            socket.set(zmq.IMMEDIATE, 1)
+        socket.connect(info.endpoint(channel))
+    except BaseException:
+        socket.close(linger=0)
+        raise
+    return socket
+
+
+def _option(socket: zmq.Socket[bytes], option: zmq.SocketOption) -> int:
+    """Give an integer option: the attribute of the same name costs three times as much."""
+    return socket.getsockopt(option)  # type: ignore[return-value]
+
+
+def _receive(socket: zmq.Socket[bytes]) -> list[Any]:
+    """Take one message: buffers as memoryviews of what ZeroMQ holds, the rest as bytes."""
+    frames: list[Any] = [socket.recv(zmq.NOBLOCK)]
+    while socket.getsockopt(zmq.RCVMORE):
+        if len(frames) >= _FRAMES_BEFORE_BUFFERS and frames[-_FRAMES_BEFORE_BUFFERS] == DELIMITER:
+            break
+        frames.append(socket.recv())
+    else:
+        return frames
+    while socket.getsockopt(zmq.RCVMORE):
+        frames.append(socket.recv(copy=False).buffer)
+    return frames
+
+
+class Channel:
+    """One socket of a client, watched by the running loop.
+
+    Args:
+        info: where the kernel is.
+        name: ``shell``, ``iopub``, ``stdin`` or ``control``.
+        identity: the routing id; shell and stdin of a client share one.
+        on_frames: called with the frames of each message, on the loop.
+    """
+
+    def __init__(
+        self,
+        info: ConnectionInfo,
+        name: str,
+        identity: bytes,
+        on_frames: Callable[[str, list[Any]], None],
+    ) -> None:
+        self.name = name
+        self._on_frames = on_frames
+        self._socket = connect(info, name, identity)
+        self._loop = asyncio.get_running_loop()
+        self._io_loop = IOLoop.current()
+        self._descriptor = _option(self._socket, zmq.FD)
+        self._io_loop.add_handler(self._descriptor, self._on_readable, IOLoop.READ)
+        self._drain_soon()
+
+    def send(self, frames: Sequence[Buffer]) -> None:
+        """Queue a message to be sent; never blocks, large frames are not copied.
+
+        Raises:
+            zmq.Again: the stdin channel is not connected.
+        """
+        last = len(frames) - 1
+        for index, frame in enumerate(frames):
+            flags = zmq.NOBLOCK if index == last else zmq.NOBLOCK | zmq.SNDMORE
+            self._socket.send(frame, flags, copy=memoryview(frame).nbytes < _COPY_BELOW)
+        if _option(self._socket, zmq.EVENTS) & zmq.POLLIN:
+            self._drain_soon()
+
+    def is_connected(self) -> bool:
+        """Tell whether a message could be sent now (for stdin: whether the kernel is there)."""
+        events = _option(self._socket, zmq.EVENTS)
+        if events & zmq.POLLIN:
+            self._drain_soon()
+        return bool(events & zmq.POLLOUT)
+
+    def close(self) -> None:
+        """Stop watching and close the socket; what was sent still goes out."""
+        if not self._socket.closed:
+            self._io_loop.remove_handler(self._descriptor)
+            self._socket.close()
+
+    def drain(self) -> None:
+        """Take what has arrived, up to a share of the loop's time, and hand it on."""
+        socket, on_frames, name = self._socket, self._on_frames, self.name
+        try:
+            for _ in range(_MESSAGES_PER_TURN):
+                if socket.closed:  # by a handler
+                    return
+                on_frames(name, _receive(socket))
+        except zmq.Again:
+            return
+        self._drain_soon()
+
+    def _drain_soon(self) -> None:
+        self._loop.call_soon(self.drain)
+
+    def _on_readable(self, fd: Any, events: int) -> None:
+        self.drain()
+
+
+class Heartbeat:
+    """Asks the kernel for a sign of life each second, apart from whatever it runs.
+
+    Source: *Messaging in Jupyter*, section "Heartbeat for kernels".
+
+    Args:
+        info: where the kernel is.
+        interval: seconds between two questions.
+        patience: seconds without any answer after which the kernel counts as not responsive.
+    """
+
+    def __init__(
+        self, info: ConnectionInfo, *, interval: float = 1.0, patience: float = 3.0
+    ) -> None:
+        self._channel = Channel(info, "hb", b"", self._on_frames)
+        self._loop = asyncio.get_running_loop()
+        self._interval = interval
+        self._patience = patience
+        self._last_answer = time.monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        self._ask()
+
+    @property
+    def responsive(self) -> bool:
+        """Whether the kernel has answered lately; true until it has had time to."""
+        return time.monotonic() - self._last_answer < self._patience
+
+    def close(self) -> None:
+        """Stop asking."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._channel.close()
+
+    def _ask(self) -> None:
+        # A DEALER with the empty frame of a REQ: it may ask again without having been answered.
+        self._channel.send((b"", b"ping"))
+        self._timer = self._loop.call_later(self._interval, self._ask)
+
+    def _on_frames(self, channel: str, frames: list[Any]) -> None:
+        self._last_answer = time.monotonic()

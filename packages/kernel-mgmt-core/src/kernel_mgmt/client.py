@@ -1,0 +1,589 @@
+"""Talking to a kernel: requests, their replies and their output, on a running event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+from weakref import WeakValueDictionary
+
+import zmq
+
+from .background import finish
+from .channels import Channel, Heartbeat
+from .connection import ConnectionInfo
+from .errors import (
+    ClientClosed,
+    KernelDied,
+    KernelMgmtError,
+    KernelRestarted,
+    ProtocolError,
+    RequestTimeout,
+)
+from .launch import Prompt, PromptHandler
+from .manager import KernelManager
+from .output import print_output
+from .protocol import Buffer, JSONObject, Message, Session, requests
+from .request import Request
+from .request_methods import RequestMethods
+
+__all__ = ["KernelClient", "MessageHandler"]
+
+logger = logging.getLogger("kernel_mgmt")
+
+#: Is called with each message of the channels it was added for; may be a coroutine function.
+MessageHandler = Callable[[Message], Any]
+OutputHook = Callable[[Message], Any]
+
+#: Dropped messages are logged up to this many, then each thousandth.
+_LOGGED_DROPS = 10
+#: A kernel that has not answered on shell for this long, in seconds, is asked on control too.
+_BUSY_AFTER = 0.5
+#: How long what a dead kernel sent last may take from its sockets to us, in seconds.
+_LAST_WORDS = 0.05
+#: How long a kernel may take to end after SIGTERM, in seconds.
+_TERMINATE_PATIENCE = 2.0
+#: What ends input in a kernel, as Ctrl-D does in a terminal.
+_END_OF_INPUT = "\x04"
+
+
+class KernelClient(RequestMethods[Request]):
+    """Talks to one kernel; make it on the running loop that shall carry it.
+
+    Any number of requests may be under way from any number of tasks.  Each ends: with its reply,
+    or with ``KernelDied``, ``KernelRestarted`` or ``ClientClosed``.  Nothing is ever thrown away
+    in order to wait for something else.
+
+    Args:
+        connection_info: where the kernel is and how to sign messages.
+        manager: watches the kernel's process; without one, only messages tell of the kernel.
+
+    Raises:
+        RuntimeError: no event loop is running; use ``BlockingKernelClient``.
+        ConnectionFileError: the connection info cannot be used.
+    """
+
+    def __init__(
+        self, connection_info: ConnectionInfo, *, manager: KernelManager | None = None
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        #: How many received messages were dropped because they were malformed, unsigned, forged
+        #: or replayed.
+        self.dropped_messages = 0
+        #: Content of the latest kernel_info reply; empty before.
+        self.kernel_info_content: JSONObject = {}
+        self._handlers: dict[str, tuple[MessageHandler, ...]] = {}
+        #: Requests without a reply, then those with one that somebody still holds.
+        self._pending: dict[str, Request] = {}
+        self._answered: WeakValueDictionary[str, Request] = WeakValueDictionary()
+        #: Coroutines of handlers and hooks under way.
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        self._connect(connection_info, manager)
+
+    def _connect(self, info: ConnectionInfo, manager: KernelManager | None) -> None:
+        self.connection_info = info
+        self.manager = manager
+        self.session = Session(info.key, info.signature_scheme)
+        self._identity = self.session.session_id.encode()
+        self._died: KernelDied | None = None
+        self._iopub_heard = asyncio.Event()
+        self._heartbeat: Heartbeat | None = None
+        self._channels: dict[str, Channel] = {}
+        self._death_watch: asyncio.Task[None] | None = None
+        try:
+            # The others are opened when they are first used.
+            for name in ("iopub", "stdin", "shell"):
+                self._channel(name)
+        except BaseException:
+            self._disconnect()
+            raise
+        if manager is not None:
+            self._death_watch = self._loop.create_task(self._watch_for_death(manager))
+
+    def _channel(self, name: str) -> Channel:
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = Channel(
+                self.connection_info, name, self._identity, self._on_frames
+            )
+        return channel
+
+    def _disconnect(self) -> None:
+        if self._death_watch is not None:
+            self._death_watch.cancel()
+        if self._heartbeat is not None:
+            self._heartbeat.close()
+        for channel in self._channels.values():
+            channel.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "dead" if self._died else "open"
+        return f"<KernelClient {state} {self.connection_info!r} {len(self._pending)} pending>"
+
+    # -- life ------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the sockets; the kernel lives on.  Pending requests end with ClientClosed."""
+        if self._closed:
+            return
+        self._closed = True
+        self._disconnect()
+        for task in self._tasks:
+            task.cancel()
+        self._fail_requests(
+            ClientClosed("The client was closed before the kernel answered; make a new client.")
+        )
+
+    async def reconnect(
+        self, connection_info: ConnectionInfo, manager: KernelManager | None = None
+    ) -> None:
+        """Go on with the kernel that replaced this one; handlers stay.
+
+        Requests under way end with ``KernelRestarted``.
+
+        Args:
+            connection_info: where the new kernel is.
+            manager: watches the new kernel.
+
+        Raises:
+            ClientClosed: the client was closed.
+        """
+        if self._closed:
+            raise ClientClosed("The client was closed; make a new one.")
+        self._disconnect()
+        self._fail_requests(
+            KernelRestarted("The kernel was restarted before it answered; send the request again.")
+        )
+        self._connect(connection_info, manager)
+
+    async def _watch_for_death(self, manager: KernelManager) -> None:
+        status = await manager.wait()
+        # What the kernel sent before it died may still be on its way through the sockets.
+        await asyncio.sleep(_LAST_WORDS)
+        for channel in tuple(self._channels.values()):
+            channel.drain()
+        self._died = KernelDied(status, await manager.log_tail())
+        self._fail_requests(self._died)
+
+    def _fail_requests(self, error: KernelMgmtError) -> None:
+        under_way = [*self._pending.values(), *self._answered.values()]
+        self._pending.clear()
+        for request in under_way:
+            request.fail(error)
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise ClientClosed("The client is closed; make a new one.")
+        if self._died is not None:
+            raise self._died
+
+    @property
+    def responsive(self) -> bool:
+        """Whether the kernel answers heartbeats, which begin when this is first asked.
+
+        True until a kernel has had three seconds to answer.  A kernel can be alive and not
+        responsive (stopped, or its machine is too busy); for alive, ask the manager.
+        """
+        self._check_usable()
+        if self._heartbeat is None:
+            self._heartbeat = Heartbeat(self.connection_info)
+        return self._heartbeat.responsive
+
+    async def wait_for_ready(self, timeout: float | None = 60) -> JSONObject:
+        """Wait until the kernel answers and its output reaches this client.
+
+        Args:
+            timeout: seconds to wait at most; None for no limit.
+
+        Returns:
+            The content of the kernel's kernel_info reply.
+
+        Raises:
+            KernelDied: its process ended, with exit status and last output; at once.
+            RequestTimeout: it did not answer in time.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                self.kernel_info_content = await self._become_ready()
+        except TimeoutError:
+            raise await self._not_ready(timeout or 0) from None
+        return self.kernel_info_content
+
+    async def _become_ready(self) -> JSONObject:
+        probes = [self.kernel_info()]
+        pause = _BUSY_AFTER
+        try:
+            while (reply := await _first_reply(probes, pause)) is None:
+                # On shell the question waits behind a running cell, on control it does not; but a
+                # control request that comes before the kernel is up may never be answered.
+                probes.append(self.kernel_info(channel="control"))
+                pause = min(pause * 2, 5)
+            # Some subscriptions take longer than the reply; each question makes some output.
+            pause = 0.05
+            while not await self._hears_iopub(pause):
+                probes.append(self.kernel_info(channel=probes[-1].channel))
+                pause = min(pause * 2, 1)
+            while not self._channel("stdin").is_connected():  # noqa: ASYNC110 - ZeroMQ has no event
+                await asyncio.sleep(0.001)  # as good as always connected by now
+        finally:
+            for probe in probes:
+                self._pending.pop(probe.msg_id, None)
+        return reply.content
+
+    async def _hears_iopub(self, patience: float) -> bool:
+        try:
+            async with asyncio.timeout(patience):
+                await self._iopub_heard.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _not_ready(self, seconds: float) -> RequestTimeout:
+        message = f"The kernel did not answer within {seconds:g} s (phase 'ready')"
+        if self.manager is None:
+            return RequestTimeout(
+                f"{message}; is it running, and is the connection info current?",
+                phase="ready",
+                seconds=seconds,
+            )
+        tail = (await self.manager.log_tail(5)).strip()
+        heard = f"; its last output: {tail}" if tail else ""
+        return RequestTimeout(
+            f"{message}; its process is alive, so give it more time or stop it{heard}",
+            phase="ready",
+            seconds=seconds,
+        )
+
+    async def interrupt(self, timeout: float | None = 10) -> None:
+        """Interrupt what the kernel runs, by message or by signal as its type wants it.
+
+        Args:
+            timeout: seconds that the kernel may take to answer a message; None for no limit.
+
+        Raises:
+            RequestTimeout: it did not answer the message in time.
+        """
+        if self.connection_info.interrupt_mode == "signal" and self.manager is not None:
+            await self.manager.interrupt()
+            return
+        await self._reply_within(
+            self.send(requests.interrupt_request(), "control"), timeout, "interrupt"
+        )
+
+    async def shutdown_or_terminate(self, timeout: float = 5) -> None:
+        """End the kernel: ask it, then SIGTERM, then SIGKILL; then remove what its launch made.
+
+        The client stays open; requests under way end with ``KernelDied``.
+
+        Args:
+            timeout: seconds that the kernel may take to end when it was asked.
+
+        Raises:
+            RequestTimeout: there is no manager, and the kernel did not answer.
+        """
+        manager = self.manager
+        if manager is None:
+            await self._reply_within(self.shutdown(), timeout, "shutdown")
+            return
+        try:
+            if await manager.is_alive() and not self._closed:
+                _ = self.shutdown()
+            for ask, patience in ((None, timeout), (manager.terminate, _TERMINATE_PATIENCE)):
+                if ask is not None:
+                    await ask()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(patience):
+                        await manager.wait()
+                    break
+        finally:
+            await finish(_end(manager))
+
+    async def _reply_within(self, request: Request, timeout: float | None, phase: str) -> Message:
+        try:
+            async with asyncio.timeout(timeout):
+                return await request
+        except TimeoutError:
+            raise RequestTimeout(
+                f"The kernel did not answer {request.message.msg_type} within {timeout:g} s.",
+                phase=phase,
+                seconds=timeout or 0,
+            ) from None
+
+    # -- requests --------------------------------------------------------------------------
+
+    def send(self, message: Message, channel: str = "shell") -> Request:
+        """Send any message; :class:`RequestMethods` has one method per request.
+
+        Args:
+            message: from :mod:`kernel_mgmt.protocol.requests`, or made by hand.
+            channel: ``shell`` or ``control``.
+
+        Raises:
+            ClientClosed: the client is closed.
+            KernelDied: the kernel is dead.
+            MalformedMessage: the message has no JSON form.
+        """
+        self._check_usable()
+        request, frames = self._prepare(message, channel)
+        self._post(request, frames)
+        return request
+
+    def _prepare(self, message: Message, channel: str) -> tuple[Request, Sequence[Buffer]]:
+        """Make and sign a request; may be called from any thread."""
+        frames = self.session.serialize(message)
+        has_reply = not message.msg_type.startswith("comm_") or message.msg_type.endswith("request")
+        return Request(message, channel, has_reply=has_reply), frames
+
+    def _post(self, request: Request, frames: Sequence[Buffer]) -> None:
+        """Send a prepared request, on the loop; what prevents it becomes the request's end."""
+        try:
+            self._check_usable()
+            self._pending[request.msg_id] = request
+            self._channel(request.channel).send(frames)
+        except (KernelMgmtError, zmq.ZMQError) as error:
+            self._pending.pop(request.msg_id, None)
+            request.fail(error)
+
+    async def execute_interactive(
+        self,
+        code: str,
+        *,
+        output_hook: OutputHook | None = None,
+        stdin_hook: PromptHandler | None = None,
+        timeout: float | None = None,
+        silent: bool = False,
+        store_history: bool | None = None,
+        user_expressions: Mapping[str, str] | None = None,
+        stop_on_error: bool = True,
+    ) -> Message:
+        """Run code, handing on its output as it comes; returns the reply when all has come.
+
+        Args:
+            code: source in the kernel's language.
+            output_hook: called with each iopub message of this code and no other; may be a
+                coroutine function.  By default output is printed.
+            stdin_hook: answers a :class:`~kernel_mgmt.launch.Prompt` when the code asks for
+                input; without one the code is told that there is no input.  A
+                KeyboardInterrupt in it interrupts the kernel, an EOFError ends the input.
+            timeout: seconds for all of it; None for no limit.  The code runs on afterwards.
+            silent: see :func:`~kernel_mgmt.protocol.requests.execute_request`.
+            store_history: likewise.
+            user_expressions: likewise.
+            stop_on_error: likewise.
+
+        Returns:
+            The reply, with status ok or error.
+
+        Raises:
+            RequestTimeout: it took longer than ``timeout``.
+            KernelDied: the kernel died; likewise the other ends of a request.
+            Exception: whatever a hook raised.
+        """
+        request = self.execute(
+            code,
+            silent=silent,
+            store_history=store_history,
+            user_expressions=user_expressions,
+            allow_stdin=stdin_hook is not None,
+            stop_on_error=stop_on_error,
+        )
+        request.stdin_hook = stdin_hook
+        show = output_hook or print_output
+        try:
+            async with asyncio.timeout(timeout):
+                async for message in request.take_outputs():
+                    shown = show(message)
+                    if inspect.isawaitable(shown):
+                        await shown
+                reply = await request
+        except TimeoutError:
+            if timeout is None:  # a hook's own
+                raise
+            raise RequestTimeout(
+                f"The code did not finish within {timeout:g} s; it still runs: interrupt the kernel"
+                " or wait longer.",
+                phase="execute",
+                seconds=timeout,
+            ) from None
+        if request._hook_error is not None:
+            raise request._hook_error
+        return reply
+
+    def send_input(self, value: str, parent: Message | None = None) -> None:
+        """Answer an ``input_request``.
+
+        Args:
+            value: what was typed.
+            parent: the input_request.
+
+        Raises:
+            KernelDied: the kernel is gone, and with it the question.
+        """
+        self._check_usable()
+        message = requests.input_reply(value)
+        if parent is not None:
+            message.parent_header = parent.header
+        try:
+            self._channel("stdin").send(self.session.serialize(message))
+        except zmq.Again:
+            raise KernelDied from None
+
+    # -- what comes in ---------------------------------------------------------------------
+
+    def add_handler(
+        self, handler: MessageHandler, channels: Collection[str] = frozenset({"iopub"})
+    ) -> None:
+        """Hand every message of some channels to a function, whoever's request it answers.
+
+        A handler that raises is logged, and the others still run.
+
+        Args:
+            handler: called with the :class:`Message`; may be a coroutine function.
+            channels: of ``iopub``, ``shell``, ``control`` and ``stdin``.
+        """
+        _check_channels(channels)
+        for name in channels:
+            self._handlers[name] = (*self._handlers.get(name, ()), handler)
+
+    def remove_handler(
+        self,
+        handler: MessageHandler,
+        channels: Collection[str] = frozenset({"iopub", "shell", "control", "stdin"}),
+    ) -> None:
+        """Take a handler away from some channels, by default from all."""
+        _check_channels(channels)
+        for name in channels:
+            kept = tuple(other for other in self._handlers.get(name, ()) if other != handler)
+            self._handlers[name] = kept
+
+    def _on_frames(self, channel: str, frames: list[Any]) -> None:
+        try:
+            message = self.session.deserialize(frames, channel)
+            parent_id = message.parent_id
+            request = self._pending.get(parent_id) or self._answered.get(parent_id)
+            if channel == "iopub":
+                self._iopub_heard.set()
+                if request is not None:
+                    request.on_output(message)
+            elif channel == "stdin":
+                self._on_input_request(message, request)
+            elif request is not None:
+                request.on_reply(message)
+        except ProtocolError as error:
+            self._drop(channel, error)
+            return
+        if request is not None and request.answered:
+            self._release(request)
+        for handler in self._handlers.get(channel, ()):
+            self._run_handler(handler, message)
+
+    def _release(self, request: Request) -> None:
+        """Hold an answered request only as long as somebody else does."""
+        if self._pending.pop(request.msg_id, None) is not None and not request.finished:
+            self._answered[request.msg_id] = request
+
+    def _drop(self, channel: str, error: ProtocolError) -> None:
+        self.dropped_messages += 1
+        count = self.dropped_messages
+        if count <= _LOGGED_DROPS or count % 1000 == 0:
+            logger.warning("Dropped message number %d, on %s: %s", count, channel, error)
+
+    def _run_handler(self, handler: MessageHandler, message: Message) -> None:
+        try:
+            result = handler(message)
+        except Exception:
+            logger.exception("The handler %r failed on %r", handler, message)
+            return
+        if inspect.isawaitable(result):
+            _ = self._start(_guarded(result, handler, message))
+
+    def _start(self, coroutine: Any) -> asyncio.Task[Any]:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _on_input_request(self, message: Message, request: Request | None) -> None:
+        if request is not None and request.stdin_hook is not None:
+            request._asking = self._start(self._ask(message, request, request.stdin_hook))
+        elif not self._handlers.get("stdin"):
+            logger.warning("The kernel asks for input, and there is no stdin_hook or handler.")
+
+    async def _ask(self, message: Message, request: Request, hook: PromptHandler) -> None:
+        """Have a hook answer an input_request; whatever happens in it, the kernel goes on."""
+        content = message.content
+        prompt = Prompt(str(content.get("prompt", "")), bool(content.get("password", False)))
+        try:
+            answer = hook(prompt)
+            value = await answer if inspect.isawaitable(answer) else answer
+        except EOFError:
+            value = _END_OF_INPUT
+        except KeyboardInterrupt:
+            await self.interrupt()
+            return
+        except Exception as error:  # noqa: BLE001 - raised by execute_interactive when the kernel has answered
+            request._hook_error = error
+            await self.interrupt()
+            return
+        with contextlib.suppress(KernelMgmtError):  # then the request itself ends with the error
+            self.send_input(value, message)
+
+
+async def _guarded(result: Any, handler: MessageHandler, message: Message) -> None:
+    try:
+        await result
+    except Exception:
+        logger.exception("The handler %r failed on %r", handler, message)
+
+
+async def _end(manager: KernelManager) -> None:
+    await manager.kill()
+    await manager.cleanup()
+
+
+async def _first_reply(probes: Sequence[Request], patience: float) -> Message | None:
+    """Give the first reply to any of some requests, or None when none came in time."""
+    waiting = [asyncio.ensure_future(probe) for probe in probes]
+    try:
+        done, _ = await asyncio.wait(waiting, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().result() if done else None
+    finally:
+        for task in waiting:
+            task.cancel()
+        for task in waiting:
+            if task.done() and not task.cancelled():
+                task.exception()  # looked at, or asyncio complains
+
+
+def _check_channels(channels: Collection[str]) -> None:
+    unknown = (
+        {channels}
+        if isinstance(channels, str)
+        else set(channels)
+        - {
+            "iopub",
+            "shell",
+            "control",
+            "stdin",
+        }
+    )
+    if unknown:
+        raise ValueError(
+            f"channels is {channels!r}; it must be a set of 'iopub', 'shell', 'control', 'stdin'."
+        )

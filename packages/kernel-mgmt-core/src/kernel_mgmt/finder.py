@@ -1,0 +1,324 @@
+"""Finding kernel types wherever they are, and handing a launch to the one provider of an id."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Awaitable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .connection import ConnectionInfo
+from .errors import (
+    KernelMgmtError,
+    LaunchError,
+    NoSuchKernel,
+    NoSuchProvider,
+    ProviderError,
+)
+from .launch import (
+    KernelRecord,
+    KernelType,
+    Launched,
+    LaunchRequest,
+    ProgressHandler,
+    PromptHandler,
+)
+from .plugins import Problem, Provider, load_providers, wrap_plugins
+
+__all__ = ["KernelFinder"]
+
+#: How long all providers together may take to find their kernels, in seconds.
+FIND_TIMEOUT = 2.0
+
+
+class KernelFinder:
+    """Knows the providers, finds their kernel types, and launches by id.
+
+    A provider that is broken, raises or is slow costs its own kernel types alone, and
+    :attr:`problems` says why.
+
+    Args:
+        plugins: a module or object that implements the hooks of
+            :mod:`kernel_mgmt.hookspecs`, by provider id.
+        find_timeout: seconds that the providers together may take to find kernels.
+    """
+
+    def __init__(
+        self, plugins: Mapping[str, object] | None = None, *, find_timeout: float = FIND_TIMEOUT
+    ) -> None:
+        self._providers, self._load_problems = wrap_plugins(plugins or {})
+        self._find_problems: dict[str, Problem] = {}
+        self._find_timeout = find_timeout
+
+    @classmethod
+    def from_entrypoints(cls) -> KernelFinder:
+        """Make a finder with every provider that is installed in this environment."""
+        finder = cls()
+        finder._providers, finder._load_problems = load_providers()
+        return finder
+
+    @property
+    def providers(self) -> dict[str, Provider]:
+        """The providers that could be loaded, by id."""
+        return dict(self._providers)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What was wrong when providers were loaded, and when they were last asked."""
+        return [*self._load_problems, *self._find_problems.values()]
+
+    def __repr__(self) -> str:
+        return f"<KernelFinder {' '.join(self._providers)}, {len(self.problems)} problems>"
+
+    # -- finding ---------------------------------------------------------------------------
+
+    def find_kernels(self) -> list[KernelType]:
+        """Give all kernel types of all providers, ordered by provider, then as it gave them."""
+        return self._find(list(self._providers.values()))
+
+    def get(self, type_id: str) -> KernelType:
+        """Give the kernel type with an id.
+
+        Args:
+            type_id: ``provider/name``; a bare name will do when one provider alone has it.
+                Upper and lower case are the same where that leaves one type.
+
+        Raises:
+            NoSuchKernel: there is none, or several fit; near ones are in the message.
+            NoSuchProvider: no provider with that id is installed.
+            ProviderError: that provider is installed but cannot be used.
+        """
+        provider_id, slash, name = type_id.partition("/")
+        if not slash:
+            return self._get_by_bare_name(type_id)
+        types = self._find([self._provider(provider_id, type_id)])
+        return self._pick(types, name) or self._not_found(type_id, types)
+
+    def _get_by_bare_name(self, name: str) -> KernelType:
+        types = self.find_kernels()
+        same = [t for t in types if t.name == name] or [
+            t for t in types if t.name.casefold() == name.casefold()
+        ]
+        if len(same) == 1:
+            return same[0]
+        if not same:
+            return self._not_found(name, types)
+        ids = [kernel_type.id for kernel_type in same]
+        raise NoSuchKernel(
+            f"Several kernel types are named {name!r}: {', '.join(ids)}; say which one.",
+            type_id=name,
+            candidates=ids,
+        )
+
+    @staticmethod
+    def _pick(types: list[KernelType], name: str) -> KernelType | None:
+        for kernel_type in types:
+            if kernel_type.name == name:
+                return kernel_type
+        folded = [t for t in types if t.name.casefold() == name.casefold()]
+        return folded[0] if len(folded) == 1 else None
+
+    def _not_found(self, type_id: str, types: list[KernelType]) -> KernelType:
+        names = {t.id: t for t in types} if "/" in type_id else {t.name: t for t in types}
+        near = [names[n].id for n in difflib.get_close_matches(type_id, names, n=3, cutoff=0.5)]
+        provider_id = type_id.partition("/")[0]
+        problem = self._find_problems.get(provider_id) if "/" in type_id else None
+        if near:
+            advice = f"did you mean {' or '.join(near)}?"
+        elif problem:
+            advice = f"its provider has a problem: {problem.message}"
+        elif types:
+            advice = f"there are {', '.join(t.id for t in types[:10])}."
+        else:
+            advice = "no kernel was found at all; install a provider, such as kernel-mgmt-native."
+        raise NoSuchKernel(
+            f"There is no kernel type {type_id!r}; {advice}", type_id=type_id, candidates=near
+        )
+
+    def _provider(self, provider_id: str, type_id: str) -> Provider:
+        provider = self._providers.get(provider_id)
+        if provider is not None:
+            return provider
+        for problem in self._load_problems:
+            if problem.provider == provider_id:
+                raise ProviderError(
+                    f"The provider {provider_id!r} of {type_id!r} cannot be used: "
+                    f"{problem.message}",
+                    provider=provider_id,
+                    distributions=[problem.distribution] if problem.distribution else [],
+                )
+        near = difflib.get_close_matches(provider_id, self._providers, n=3, cutoff=0.5)
+        advice = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else f"pip install kernel-mgmt-{provider_id}, if there is such a distribution "
+            f"(installed are: {', '.join(self._providers) or 'none'})."
+        )
+        raise NoSuchProvider(
+            f"There is no provider {provider_id!r} for {type_id!r}; {advice}",
+            type_id=type_id,
+            candidates=near,
+        )
+
+    def _find(self, providers: list[Provider]) -> list[KernelType]:
+        """Ask some providers at the same time, each in a thread so that none can block us."""
+        answers: queue.SimpleQueue[tuple[str, list[KernelType], str | None]] = queue.SimpleQueue()
+        for provider in providers:
+            self._find_problems.pop(provider.id, None)
+            threading.Thread(
+                target=lambda p=provider: answers.put(_ask(p)),
+                name=f"kernel-mgmt-find-{provider.id}",
+                daemon=True,
+            ).start()
+        waiting = {provider.id: provider for provider in providers}
+        found: dict[str, list[KernelType]] = {}
+        deadline = time.monotonic() + self._find_timeout
+        while waiting:
+            try:
+                answer = answers.get(timeout=max(0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+            provider_id, found[provider_id], trouble = answer
+            provider = waiting.pop(provider_id)
+            if trouble:
+                self._note(provider, trouble)
+        for provider in waiting.values():
+            self._note(
+                provider,
+                f"It did not list its kernels within {self._find_timeout:g} s; "
+                "finding must be local and quick.",
+            )
+        return [t for provider in providers for t in found.get(provider.id, ())]
+
+    def _note(self, provider: Provider, message: str) -> None:
+        self._find_problems[provider.id] = Problem(provider.id, message, provider.distribution)
+
+    # -- launching -------------------------------------------------------------------------
+
+    async def launch(
+        self,
+        type_id: str | KernelType,
+        *,
+        cwd: Path | str | None = None,
+        env: Mapping[str, str | None] | None = None,
+        launch_params: Mapping[str, Any] | None = None,
+        kernel_id: str | None = None,
+        connection_info: ConnectionInfo | None = None,
+        on_progress: ProgressHandler | None = None,
+        on_prompt: PromptHandler | None = None,
+    ) -> Launched:
+        """Launch a kernel; returns when its sockets accept connections.
+
+        Whether the kernel answers is what ``KernelClient.wait_for_ready`` finds out.  There is no
+        time limit here: bound it with ``asyncio.timeout``; a cancelled launch leaves nothing.
+
+        Args:
+            type_id: id of the kernel type, as for :meth:`get`, or the type itself.
+            cwd: the kernel's working directory.
+            env: environment variables to set for the kernel; a value of None removes one.
+            launch_params: parameters that the provider understands.
+            kernel_id: the id of the new kernel; a fresh UUID by default.
+            connection_info: endpoints and key that the kernel shall use.
+            on_progress: is told of each step, a :class:`LaunchProgress`.
+            on_prompt: answers a :class:`Prompt`, at once or as an awaitable.
+
+        Returns:
+            The connection info and the manager.
+
+        Raises:
+            NoSuchKernel: see :meth:`get`.
+            ProviderError: the provider cannot launch, or broke its contract.
+            LaunchError: the launch failed; nothing of it is left.
+        """
+        kernel_type = type_id if isinstance(type_id, KernelType) else self.get(type_id)
+        provider = self._provider(kernel_type.provider, kernel_type.id)
+        if not provider.can_launch:
+            raise self._provider_error(provider, "it has no launch hook")
+        request = LaunchRequest(
+            kernel_type=kernel_type,
+            kernel_id=kernel_id or str(uuid.uuid4()),
+            cwd=None if cwd is None else Path(os.path.expanduser(cwd)),
+            env=dict(env or {}),
+            launch_params=dict(launch_params or {}),
+            connection_info=connection_info,
+            on_progress=on_progress,
+            on_prompt=on_prompt,
+        )
+        request.progress("resolve", f"Found {kernel_type.id}")
+        return await self._call(provider, "launch", request=request)
+
+    async def attach(self, record: KernelRecord) -> Launched:
+        """Find a running kernel again.
+
+        Args:
+            record: what is known of it.
+
+        Raises:
+            NoSuchProvider: its provider is not installed.
+            ProviderError: the provider cannot attach to kernels, or broke its contract.
+            LaunchError: the kernel was not found.
+        """
+        provider = self._provider(record.provider, record.type_id)
+        if not provider.can_attach:
+            raise self._provider_error(
+                provider, "its kernels end with the process that launched them"
+            )
+        return await self._call(provider, "attach", record=record)
+
+    async def _call(self, provider: Provider, what: str, **arguments: Any) -> Launched:
+        try:
+            hook = getattr(provider.hooks, f"kernel_mgmt_{what}_kernel")
+            awaitable: Awaitable[Launched] | None = hook(**arguments)
+            if not inspect.isawaitable(awaitable):
+                raise self._provider_error(
+                    provider, f"its {what} hook gave {awaitable!r} instead of an awaitable"
+                )
+            launched = await awaitable
+        except KernelMgmtError:
+            raise
+        except Exception as error:
+            raise LaunchError(
+                f"the provider {provider.id!r} raised {type(error).__name__}: {error}.",
+                phase="start",
+                advice=f"This is a defect of {provider.distribution or 'the provider'}.",
+            ) from error
+        if not isinstance(launched, Launched):
+            raise self._provider_error(
+                provider, f"its {what} hook gave {launched!r} instead of a Launched"
+            )
+        return launched
+
+    @staticmethod
+    def _provider_error(provider: Provider, what: str) -> ProviderError:
+        return ProviderError(
+            f"The provider {provider.id!r} cannot do this: {what}.",
+            provider=provider.id,
+            distributions=[provider.distribution] if provider.distribution else [],
+        )
+
+
+def _ask(provider: Provider) -> tuple[str, list[KernelType], str | None]:
+    """Call a find hook; whatever it does wrong becomes a sentence."""
+    found: list[KernelType] = []
+    if not provider.can_find:
+        return provider.id, found, None
+    try:
+        answer = provider.hooks.kernel_mgmt_find_kernels()
+        if inspect.iscoroutine(answer):
+            answer.close()
+            return provider.id, found, "Its find hook is 'async def'; hooks are plain functions."
+        for kernel_type in answer if answer is not None else ():
+            if not isinstance(kernel_type, KernelType):
+                return provider.id, found, f"It found {kernel_type!r}, which is no KernelType."
+            found.append(replace(kernel_type, provider=provider.id))
+    except Exception as error:  # noqa: BLE001 - a stranger's code must not cost the others
+        detail = " ".join(str(error).split()).rstrip(".")
+        return provider.id, found, f"Listing its kernels failed: {type(error).__name__}: {detail}."
+    return provider.id, found, None

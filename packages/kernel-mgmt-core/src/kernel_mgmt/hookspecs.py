@@ -1,0 +1,71 @@
+"""The contract of a provider: three pluggy hooks, all plain functions.
+
+A provider is a module or object that implements them, published under an entry point in the
+group ``kernel_mgmt`` whose **name is the provider's id**::
+
+    # pyproject.toml
+    [project.entry-points.kernel_mgmt]
+    moon = "kernel_mgmt_moon"
+
+    # kernel_mgmt_moon/__init__.py
+    from kernel_mgmt import KernelType, Launched, LaunchRequest, hookimpl
+
+    @hookimpl
+    def kernel_mgmt_find_kernels():
+        return [KernelType("base", display_name="Moon base", language="python")]
+
+    @hookimpl
+    def kernel_mgmt_launch_kernel(request):
+        return _launch(request)          # a coroutine: not started before it is awaited
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable
+
+import pluggy
+
+from .launch import KernelRecord, KernelType, Launched, LaunchRequest
+
+__all__ = ["PROJECT_NAME", "hookimpl", "hookspec"]
+
+#: pluggy's project name, and the group of the entry points.
+PROJECT_NAME = "kernel_mgmt"
+
+hookspec = pluggy.HookspecMarker(PROJECT_NAME)
+hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
+
+
+@hookspec(firstresult=True)
+def kernel_mgmt_find_kernels() -> Iterable[KernelType]:  # type: ignore[empty-body]
+    """Give the kernel types that can be launched now.
+
+    Must be local and quick, and must not touch the network: it runs whenever somebody lists
+    kernels.  Leave ``KernelType.provider`` alone, the finder fills it in.  A type that cannot be
+    offered is left out; say why by raising from a generator after the last good one, or in a
+    warning of the logger ``kernel_mgmt.<provider>``.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec(firstresult=True)
+def kernel_mgmt_launch_kernel(request: LaunchRequest) -> Awaitable[Launched]:  # type: ignore[empty-body]
+    """Launch a kernel of one of the types that the find hook gave.
+
+    Returns an awaitable whose result comes when the kernel's sockets accept connections.  It
+    raises :class:`~kernel_mgmt.errors.LaunchError` when that fails, and then, as when it is
+    cancelled, leaves no process, container, file or directory behind.
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec(firstresult=True)
+def kernel_mgmt_attach_kernel(record: KernelRecord) -> Awaitable[Launched]:  # type: ignore[empty-body]
+    """Find a running kernel again, from what its manager's ``record()`` gave.
+
+    Optional: a provider whose kernels end with the process that launched them has no such hook.
+
+    .. versionadded:: 0.1
+    """

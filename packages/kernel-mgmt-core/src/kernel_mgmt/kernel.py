@@ -1,0 +1,230 @@
+"""The one-call API: start a kernel, talk to it, and leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from .background import call_blocking, finish
+from .blocking import BlockingKernelClient, BlockingKernelManager
+from .client import KernelClient
+from .errors import KernelDied, LaunchError, RequestTimeout
+from .finder import KernelFinder
+from .launch import KernelType, LaunchProgress, ProgressHandler, PromptHandler
+from .manager import KernelManager
+
+__all__ = ["run_kernel", "run_kernel_blocking", "start_kernel", "start_kernel_blocking"]
+
+
+async def start_kernel(
+    type_id: str | KernelType,
+    *,
+    finder: KernelFinder | None = None,
+    cwd: Path | str | None = None,
+    env: Mapping[str, str | None] | None = None,
+    launch_params: Mapping[str, Any] | None = None,
+    startup_timeout: float = 60,
+    on_progress: ProgressHandler | None = None,
+    on_prompt: PromptHandler | None = None,
+) -> tuple[KernelManager | None, KernelClient]:
+    """Launch a kernel and wait until it answers.
+
+    Args:
+        type_id: id of the kernel type, ``provider/name``; a bare name when it is unambiguous.
+        finder: knows the providers; by default all that are installed.
+        cwd: the kernel's working directory.
+        env: environment variables to set for the kernel; a value of None removes one.
+        launch_params: parameters that the provider understands.
+        startup_timeout: seconds until it must answer.
+        on_progress: is told of each step.
+        on_prompt: answers a provider's question.
+
+    Returns:
+        The manager, and a client that is ready.  End both with
+        ``await client.shutdown_or_terminate()`` and ``client.close()``.
+
+    Raises:
+        NoSuchKernel: there is no such kernel type.
+        ProviderError: its provider cannot be used.
+        LaunchError: the kernel did not start or did not answer; nothing of it is left.
+    """
+    deadline = time.monotonic() + startup_timeout
+    phase = "resolve"
+
+    def note_phase(progress: LaunchProgress) -> None:
+        nonlocal phase
+        phase = progress.phase
+        if on_progress is not None:
+            on_progress(progress)
+
+    finder = finder or KernelFinder.from_entrypoints()
+    try:
+        async with asyncio.timeout(startup_timeout):
+            info, manager = await finder.launch(
+                type_id,
+                cwd=cwd,
+                env=env,
+                launch_params=launch_params,
+                on_progress=note_phase,
+                on_prompt=on_prompt,
+            )
+    except TimeoutError:
+        raise LaunchError(
+            f"the kernel did not accept connections within {startup_timeout:g} s.",
+            phase=phase,
+            advice="Give it more time with startup_timeout, or see whether its type is right.",
+        ) from None
+    note_phase(LaunchProgress("ready", "Waiting for the kernel to answer"))
+    client = None
+    try:
+        client = KernelClient(info, manager=manager)
+        await client.wait_for_ready(max(0.0, deadline - time.monotonic()))
+    except BaseException as error:
+        failure = await _why_not_ready(error, manager, startup_timeout)
+        await finish(_discard(client, manager))
+        if failure is None:
+            raise
+        raise failure from None
+    return manager, client
+
+
+async def _why_not_ready(
+    error: BaseException, manager: KernelManager | None, seconds: float
+) -> LaunchError | None:
+    if isinstance(error, KernelDied):
+        return LaunchError(
+            f"the kernel ended before it answered: {error.exit_status}.",
+            phase="ready",
+            exit_status=error.exit_status,
+            log_tail=error.log_tail,
+        )
+    if isinstance(error, RequestTimeout):
+        return LaunchError(
+            f"the kernel accepted connections but did not answer within {seconds:g} s.",
+            phase="ready",
+            advice="Give it more time with startup_timeout, or see whether its type is right.",
+            log_tail="" if manager is None else await manager.log_tail(),
+        )
+    return None
+
+
+async def _discard(client: KernelClient | None, manager: KernelManager | None) -> None:
+    if client is not None:
+        client.close()
+    if manager is not None:
+        await manager.kill()
+        await manager.cleanup()
+
+
+@asynccontextmanager
+async def run_kernel(
+    type_id: str | KernelType,
+    *,
+    finder: KernelFinder | None = None,
+    cwd: Path | str | None = None,
+    env: Mapping[str, str | None] | None = None,
+    launch_params: Mapping[str, Any] | None = None,
+    startup_timeout: float = 60,
+    on_progress: ProgressHandler | None = None,
+    on_prompt: PromptHandler | None = None,
+) -> AsyncIterator[KernelClient]:
+    """Run a kernel for as long as a block lasts, giving a client that is ready.
+
+    Parameters and errors are those of :func:`start_kernel`.
+    """
+    _, client = await start_kernel(
+        type_id,
+        finder=finder,
+        cwd=cwd,
+        env=env,
+        launch_params=launch_params,
+        startup_timeout=startup_timeout,
+        on_progress=on_progress,
+        on_prompt=on_prompt,
+    )
+    try:
+        yield client
+    finally:
+        await finish(_stop(client))
+
+
+async def _stop(client: KernelClient) -> None:
+    try:
+        await client.shutdown_or_terminate()
+    finally:
+        client.close()
+
+
+def start_kernel_blocking(
+    type_id: str | KernelType,
+    *,
+    finder: KernelFinder | None = None,
+    cwd: Path | str | None = None,
+    env: Mapping[str, str | None] | None = None,
+    launch_params: Mapping[str, Any] | None = None,
+    startup_timeout: float = 60,
+    on_progress: ProgressHandler | None = None,
+    on_prompt: PromptHandler | None = None,
+) -> tuple[BlockingKernelManager | None, BlockingKernelClient]:
+    """Launch a kernel and wait until it answers, without an event loop.
+
+    Parameters and errors are those of :func:`start_kernel`; ``on_progress`` and ``on_prompt``
+    are called on a background thread.
+    """
+    manager, client = call_blocking(
+        start_kernel(
+            type_id,
+            finder=finder,
+            cwd=cwd,
+            env=env,
+            launch_params=launch_params,
+            startup_timeout=startup_timeout,
+            on_progress=on_progress,
+            on_prompt=on_prompt,
+        ),
+        None,
+        "start_kernel",
+    )
+    return (
+        None if manager is None else BlockingKernelManager(manager),
+        BlockingKernelClient.wrap(client),
+    )
+
+
+@contextmanager
+def run_kernel_blocking(
+    type_id: str | KernelType,
+    *,
+    finder: KernelFinder | None = None,
+    cwd: Path | str | None = None,
+    env: Mapping[str, str | None] | None = None,
+    launch_params: Mapping[str, Any] | None = None,
+    startup_timeout: float = 60,
+    on_progress: ProgressHandler | None = None,
+    on_prompt: PromptHandler | None = None,
+) -> Iterator[BlockingKernelClient]:
+    """Run a kernel for as long as a block lasts, without an event loop.
+
+    Parameters and errors are those of :func:`start_kernel_blocking`.
+    """
+    _, client = start_kernel_blocking(
+        type_id,
+        finder=finder,
+        cwd=cwd,
+        env=env,
+        launch_params=launch_params,
+        startup_timeout=startup_timeout,
+        on_progress=on_progress,
+        on_prompt=on_prompt,
+    )
+    try:
+        yield client
+    finally:
+        try:
+            client.shutdown_or_terminate()
+        finally:
+            client.close()

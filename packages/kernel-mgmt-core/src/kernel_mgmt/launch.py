@@ -1,0 +1,170 @@
+"""What the finder hands to a provider, and what it gets back."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, NamedTuple, Union
+
+from .connection import ConnectionInfo
+from .errors import LaunchError
+from .manager import KernelManager
+
+__all__ = [
+    "KernelRecord",
+    "KernelType",
+    "LaunchProgress",
+    "LaunchRequest",
+    "Launched",
+    "ProgressHandler",
+    "Prompt",
+    "PromptHandler",
+]
+
+
+@dataclass(frozen=True)
+class KernelType:
+    """A kind of kernel that a provider can launch.
+
+    Attributes:
+        name: unique within its provider.
+        display_name: for people.
+        language: the kernel's programming language, in lower case.
+        interrupt_mode: ``signal`` or ``message``.
+        resource_dir: a directory with the logos, when there is one.
+        metadata: whatever else is known (a kernelspec's ``metadata``, an image's digest, …).
+        provider: the provider's id; the finder fills it in.
+    """
+
+    name: str
+    display_name: str = ""
+    language: str = ""
+    interrupt_mode: str = "signal"
+    resource_dir: Path | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    provider: str = ""
+
+    @property
+    def id(self) -> str:
+        """What users launch it by: ``provider/name``."""
+        return f"{self.provider}/{self.name}"
+
+
+@dataclass(frozen=True)
+class LaunchProgress:
+    """How far a launch is.
+
+    Attributes:
+        phase: ``resolve``, ``connect``, ``pull``, ``queue``, ``start`` or ``ready``.
+        message: for people, one line.
+        fraction: how much of the phase is done, 0 to 1, when that can be told.
+    """
+
+    phase: str
+    message: str = ""
+    fraction: float | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question of a provider to its user.
+
+    Attributes:
+        message: for people, one line.
+        secret: whether the answer must not be shown while it is typed.
+    """
+
+    message: str
+    secret: bool = True
+
+
+ProgressHandler = Callable[[LaunchProgress], object]
+PromptHandler = Callable[[Prompt], Union[str, Awaitable[str]]]
+
+
+@dataclass(frozen=True)
+class LaunchRequest:
+    """All that a provider needs to launch one kernel; it grows fields over the years.
+
+    Attributes:
+        kernel_type: one of the types that the provider's find hook gave.
+        kernel_id: a unique id for the new kernel.
+        cwd: the kernel's working directory; the provider's default when None.
+        env: environment variables to set for the kernel, beside those that it gets anyway;
+            a value of None removes one.
+        launch_params: parameters that only this provider understands.
+        connection_info: the endpoints and the key that the kernel shall use; a provider that
+            cannot use given ones raises :class:`LaunchError`.
+        on_progress: is told of each step.
+        on_prompt: answers a :class:`Prompt`, at once or as an awaitable.
+    """
+
+    kernel_type: KernelType
+    kernel_id: str
+    cwd: Path | None = None
+    env: Mapping[str, str | None] = field(default_factory=dict)
+    launch_params: Mapping[str, Any] = field(default_factory=dict)
+    connection_info: ConnectionInfo | None = None
+    on_progress: ProgressHandler | None = None
+    on_prompt: PromptHandler | None = None
+
+    def progress(self, phase: str, message: str = "", fraction: float | None = None) -> None:
+        """Report a step to whoever asked for it."""
+        if self.on_progress is not None:
+            self.on_progress(LaunchProgress(phase, message, fraction))
+
+    async def prompt(self, message: str, *, secret: bool = True, phase: str = "connect") -> str:
+        """Ask the user.
+
+        Args:
+            message: the question.
+            secret: whether the answer must not be shown while it is typed.
+            phase: what the launch is about, for the error.
+
+        Raises:
+            LaunchError: nobody is there to be asked.
+        """
+        if self.on_prompt is None:
+            raise LaunchError(
+                f"{message!r} was asked, and nobody is there to answer.",
+                phase=phase,
+                advice="Pass on_prompt=, or set things up so that nothing needs to be asked.",
+            )
+        answer = self.on_prompt(Prompt(message, secret))
+        return await answer if inspect.isawaitable(answer) else answer
+
+
+class Launched(NamedTuple):
+    """What a launch gives.
+
+    Attributes:
+        connection_info: how to reach the kernel, whose sockets accept connections.
+        manager: watches and stops it; None when only messages can.
+    """
+
+    connection_info: ConnectionInfo
+    manager: KernelManager | None
+
+
+@dataclass(frozen=True)
+class KernelRecord:
+    """What is known of a running kernel, enough to find it again from another process.
+
+    Attributes:
+        kernel_id: the kernel's id.
+        type_id: the id of its type, ``provider/name``.
+        connection_info: how to reach it.
+        manager: what its manager's ``record()`` gave.
+    """
+
+    kernel_id: str
+    type_id: str
+    connection_info: ConnectionInfo
+    manager: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def provider(self) -> str:
+        """The id of the provider that launched it."""
+        return self.type_id.partition("/")[0]

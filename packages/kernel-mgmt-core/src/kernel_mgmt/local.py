@@ -1,0 +1,326 @@
+"""Kernels that are processes of this machine: launch one, and manage it.
+
+Used by every provider that starts a local process, and by the nanny, which runs on hosts that
+have nothing of ours: only the standard library is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Callable
+
+from .background import finish
+from .connection import CHANNELS, SUN_PATH_MAX, ConnectionInfo
+from .errors import ConnectionFileError, LaunchError
+from .launch import Launched, LaunchRequest
+from .manager import ExitStatus, KernelManager
+from .process import KernelProcess, OutputHandler
+
+__all__ = ["LocalKernelManager", "launch_local"]
+
+logger = logging.getLogger("kernel_mgmt")
+
+_BIND_FAILURE = re.compile(r"EADDRINUSE|address (is )?(already )?in use", re.IGNORECASE)
+
+#: The directories that this module names, and may remove, begin with this.
+_SOCKET_DIR_PREFIX = "km-"
+
+#: Unix sockets are there, with paths: not on Windows.
+HAVE_IPC = hasattr(socket, "AF_UNIX") and sys.platform != "win32"
+
+
+class LocalKernelManager(KernelManager):
+    """Manages a kernel that is a process of this machine, the leader of its own group.
+
+    Args:
+        kernel_id: the kernel's id.
+        process: the running process.
+        connection_file: removed by :meth:`cleanup`.
+        connection_info: what is in the file; its Unix sockets are removed likewise.
+    """
+
+    def __init__(
+        self,
+        kernel_id: str,
+        process: KernelProcess,
+        *,
+        connection_file: Path,
+        connection_info: ConnectionInfo,
+    ) -> None:
+        self.kernel_id = kernel_id
+        self.connection_file = connection_file
+        self._connection_info = connection_info
+        self._process = process
+
+    def __repr__(self) -> str:
+        status = self._process.exit_status
+        state = "alive" if status is None else str(status)
+        return f"<LocalKernelManager {self.kernel_id} pid {self.pid} {state}>"
+
+    @property
+    def pid(self) -> int:
+        """The id of the kernel's process and process group."""
+        return self._process.pid
+
+    async def is_alive(self) -> bool:  # noqa: D102 - as in KernelManager
+        return self._process.exit_status is None
+
+    async def wait(self) -> ExitStatus:  # noqa: D102
+        return await self._process.wait()
+
+    async def signal(self, signum: int) -> None:  # noqa: D102
+        self._process.signal_group(signum)
+
+    async def kill(self) -> None:  # noqa: D102
+        await self._process.kill_group()
+
+    async def cleanup(self) -> None:  # noqa: D102
+        await self.kill()
+        _remove_files(self.connection_file, self._connection_info)
+
+    async def log_tail(self, lines: int = 50) -> str:  # noqa: D102
+        return self._process.log_tail(lines)
+
+    def forward_output(self, handler: OutputHandler) -> None:
+        """Hand what the process writes from now on to a function, beside keeping its tail.
+
+        Args:
+            handler: called with ``"stdout"`` or ``"stderr"`` and the bytes, on a background
+                thread; it must be quick.
+        """
+        self._process.forward_output(handler)
+
+
+async def launch_local(
+    request: LaunchRequest,
+    make_argv: Callable[[Path], Sequence[str]],
+    *,
+    runtime_dir: Path,
+    transport: str = "tcp",
+    env: Mapping[str, str] | None = None,
+) -> Launched:
+    """Launch a kernel as a process of this machine; returns when its sockets accept connections.
+
+    Args:
+        request: what to launch. Its ``connection_info``, when given, says which endpoints and
+            key to use.
+        make_argv: gives the command for the path of a connection file.
+        runtime_dir: where to put the connection file, normally Jupyter's runtime directory.
+        transport: ``ipc`` for a kernel that is known to support it, otherwise ``tcp``.
+        env: variables of the kernel type, between this process's and the request's.
+
+    Raises:
+        LaunchError: the kernel could not be started, or ended before it accepted connections.
+    """
+    request.progress("start", f"Starting {request.kernel_type.display_name or 'the kernel'}")
+    _check_cwd(request.cwd)
+    environment = _environment(env, request.env)
+    try:
+        return await _launch_once(request, make_argv, runtime_dir, transport, environment)
+    except LaunchError as error:
+        if request.connection_info is not None or not _BIND_FAILURE.search(error.log_tail):
+            raise
+        logger.info("A port was taken before the kernel could bind it; trying with others.")
+    return await _launch_once(request, make_argv, runtime_dir, transport, environment)
+
+
+async def _launch_once(
+    request: LaunchRequest,
+    make_argv: Callable[[Path], Sequence[str]],
+    runtime_dir: Path,
+    transport: str,
+    environment: Mapping[str, str],
+) -> Launched:
+    try:
+        info = request.connection_info or _fresh_connection_info(request, transport)
+        # The file first: it names the directory, so that neither is ever unfindable.
+        runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        connection_file = info.write(runtime_dir / f"kernel-{request.kernel_id}.json")
+    except (ConnectionFileError, OSError) as error:
+        raise LaunchError(
+            _one_line(error), phase="start", advice="Check the directory's path, room and rights."
+        ) from error
+    manager: LocalKernelManager | None = None
+    try:
+        if info.transport == "ipc":
+            _make_private(Path(info.ip).parent)
+        process = _spawn(make_argv(connection_file), request.cwd, environment)
+        manager = LocalKernelManager(
+            request.kernel_id, process, connection_file=connection_file, connection_info=info
+        )
+        await _accepting(info, process)
+    except BaseException:
+        if manager is None:
+            _remove_files(connection_file, info)
+        else:
+            await finish(manager.cleanup())
+        raise
+    return Launched(info, manager)
+
+
+def _fresh_connection_info(request: LaunchRequest, transport: str) -> ConnectionInfo:
+    common: dict[str, Any] = {
+        "kernel_name": request.kernel_type.name,
+        "interrupt_mode": request.kernel_type.interrupt_mode,
+    }
+    if transport == "ipc" and HAVE_IPC:
+        return ConnectionInfo.for_ipc(_new_socket_dir(), **common)
+    return ConnectionInfo.for_tcp(**common)
+
+
+def _new_socket_dir() -> Path:
+    """Name a directory that does not exist yet and is short enough for socket paths."""
+    name = f"{_SOCKET_DIR_PREFIX}{secrets.token_hex(4)}"
+    longest_file = len("/k-5")
+    for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108 - private below
+        if not base or not os.access(base, os.W_OK | os.X_OK):
+            continue
+        path = os.path.join(os.path.abspath(base), name)
+        if len(os.fsencode(path)) + longest_file <= SUN_PATH_MAX:
+            return Path(path)
+    raise ConnectionFileError(
+        f"No directory for the kernel's sockets: their paths may have {SUN_PATH_MAX} bytes, and "
+        f"{tempfile.gettempdir()!r} is too long or not writable; set TMPDIR to a shorter one."
+    )
+
+
+def _make_private(directory: Path) -> None:
+    """Make the socket directory; one that is there already must be ours alone."""
+    try:
+        directory.mkdir(mode=0o700)
+    except FileExistsError:
+        status = directory.lstat()
+        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise LaunchError(
+                f"The socket directory {str(directory)!r} is not private to this user.",
+                phase="start",
+                advice="Use another connection_info, or remove the directory.",
+            ) from None
+    except OSError as error:
+        raise LaunchError(
+            f"The socket directory {str(directory)!r} cannot be made: {error.strerror}.",
+            phase="start",
+        ) from error
+
+
+def _check_cwd(cwd: Path | None) -> None:
+    # Popen's own error does not tell a missing directory from a missing command.
+    if cwd is not None and not cwd.is_dir():
+        raise LaunchError(
+            f"The working directory {str(cwd)!r} does not exist.",
+            phase="start",
+            advice="Create it, or pass another cwd.",
+        )
+
+
+def _environment(
+    type_env: Mapping[str, str] | None, request_env: Mapping[str, str | None]
+) -> dict[str, str]:
+    environment = {**os.environ, **(type_env or {})}
+    for name, value in request_env.items():
+        if value is None:
+            environment.pop(name, None)
+        else:
+            environment[name] = value
+    # The kernel ends itself when this process is gone.
+    environment["JPY_PARENT_PID"] = str(os.getpid())
+    return environment
+
+
+def _spawn(argv: Sequence[str], cwd: Path | None, environment: Mapping[str, str]) -> KernelProcess:
+    if not argv:
+        raise LaunchError(
+            "The kernel type has an empty command.", phase="start", advice="Mend its argv."
+        )
+    try:
+        return KernelProcess(argv, cwd=cwd, env=environment)
+    except FileNotFoundError:
+        raise LaunchError(
+            f"The command {argv[0]!r} was not found.",
+            phase="start",
+            advice="Install the kernel again, or mend the first word of its argv.",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise LaunchError(
+            f"The command {argv[0]!r} cannot be run: {_one_line(error)}.",
+            phase="start",
+            advice="Check that it is a program that this user may run.",
+        ) from error
+
+
+async def _accepting(info: ConnectionInfo, process: KernelProcess) -> None:
+    """Wait until every channel accepts connections, or the process ends."""
+    started = time.monotonic()
+    exited = asyncio.ensure_future(process.wait())
+    try:
+        for channel in CHANNELS:
+            while not await _accepts(info, channel):
+                # Looking costs the starting kernel its processor: at most 2 % of the wait.
+                interval = min(max((time.monotonic() - started) * 0.02, 0.002), 0.05)
+                await asyncio.wait({exited}, timeout=interval)
+                if exited.done():
+                    raise LaunchError(
+                        f"The kernel ended before it accepted connections: {exited.result()}.",
+                        phase="start",
+                        advice="Its own output tells why."
+                        if process.log_tail(1)
+                        else "It wrote nothing; run its command by hand to see why.",
+                        exit_status=exited.result(),
+                        log_tail=process.log_tail(50),
+                    )
+    finally:
+        exited.cancel()
+
+
+async def _accepts(info: ConnectionInfo, channel: str) -> bool:
+    if info.transport == "ipc":
+        path = str(info.socket_path(channel))
+        if not os.path.exists(path):
+            return False
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            return probe.connect_ex(path) == 0
+    address = (_reachable(info.ip), getattr(info, f"{channel}_port"))
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setblocking(False)
+        try:
+            await asyncio.wait_for(asyncio.get_running_loop().sock_connect(probe, address), 1)
+        except (OSError, asyncio.TimeoutError):
+            return False
+        # A connection to a port that nobody listens on can, rarely, meet itself.
+        return bool(probe.getsockname() != probe.getpeername())
+
+
+def _reachable(ip: str) -> str:
+    """Give the address to connect to for an address to bind."""
+    return {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "::": "::1"}.get(ip, ip)  # noqa: S104
+
+
+def _remove_files(connection_file: Path, info: ConnectionInfo) -> None:
+    try:
+        connection_file.unlink(missing_ok=True)
+        if info.transport == "ipc":
+            for channel in CHANNELS:
+                info.socket_path(channel).unlink(missing_ok=True)
+            directory = Path(info.ip).parent
+            # A directory of somebody else's choice may hold what is not ours.
+            if directory.name.startswith(_SOCKET_DIR_PREFIX) and directory.exists():
+                shutil.rmtree(directory)
+    except OSError as error:
+        logger.warning("Left behind after a kernel: %s", error)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".")

@@ -1,0 +1,142 @@
+"""Loading providers: each by itself, so that a broken one costs nothing but itself."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import pluggy
+
+from . import hookspecs
+from .errors import ProviderError
+
+__all__ = ["Problem", "Provider", "load_providers"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong with a provider; the others go on without it.
+
+    Attributes:
+        provider: the provider's id.
+        message: what is wrong and what to do, one sentence.
+        distribution: the installed distribution, ``name version``, when it came from one.
+    """
+
+    provider: str
+    message: str
+    distribution: str = ""
+
+    def __str__(self) -> str:
+        where = f" ({self.distribution})" if self.distribution else ""
+        return f"{self.provider}{where}: {self.message}"
+
+
+class Provider:
+    """One loaded plugin, with a plugin manager of its own: a call reaches it and no other.
+
+    Args:
+        provider_id: the name of its entry point.
+        plugin: the module or object that implements the hooks.
+        distribution: ``name version`` of where it came from; may be empty.
+
+    Raises:
+        ProviderError: it implements no hook, a misspelt one, or one with unknown parameters.
+    """
+
+    def __init__(self, provider_id: str, plugin: object, distribution: str = "") -> None:
+        self.id = provider_id
+        self.distribution = distribution
+        manager = pluggy.PluginManager(hookspecs.PROJECT_NAME)
+        manager.add_hookspecs(hookspecs)
+        try:
+            manager.register(plugin, name=provider_id)
+            manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            raise self._error(f"its hooks do not fit: {_one_line(error)}") from error
+        implemented = {
+            caller.name for caller in manager.get_hookcallers(manager.get_plugin(provider_id)) or ()
+        }
+        if not implemented:
+            raise self._error(
+                "it implements no hook; decorate its functions with kernel_mgmt.hookimpl"
+            )
+        self.hooks: Any = manager.hook
+        self.can_find = "kernel_mgmt_find_kernels" in implemented
+        self.can_launch = "kernel_mgmt_launch_kernel" in implemented
+        self.can_attach = "kernel_mgmt_attach_kernel" in implemented
+
+    def _error(self, what: str) -> ProviderError:
+        return ProviderError(
+            f"The provider {self.id!r} cannot be used: {what}.",
+            provider=self.id,
+            distributions=[self.distribution] if self.distribution else [],
+        )
+
+    def __repr__(self) -> str:
+        return f"<Provider {self.id} {self.distribution}>"
+
+
+def load_providers(
+    entries: Iterable[EntryPoint] | None = None,
+) -> tuple[dict[str, Provider], list[Problem]]:
+    """Load every provider that is installed in this environment.
+
+    Args:
+        entries: entry points to load instead of those of the group ``kernel_mgmt``.
+
+    Returns:
+        The providers that work by id, and what is wrong with the others.
+    """
+    by_id: dict[str, list[EntryPoint]] = defaultdict(list)
+    for entry in entry_points(group=hookspecs.PROJECT_NAME) if entries is None else entries:
+        by_id[entry.name].append(entry)
+    providers: dict[str, Provider] = {}
+    problems: list[Problem] = []
+    for provider_id, same_id in sorted(by_id.items()):
+        names = [_distribution(entry) for entry in same_id]
+        if len(same_id) > 1:
+            message = f"{' and '.join(names)} both offer this id; uninstall one of them."
+            problems.append(Problem(provider_id, message, ", ".join(names)))
+            continue
+        try:
+            providers[provider_id] = Provider(provider_id, same_id[0].load(), names[0])
+        except ProviderError as error:
+            problems.append(Problem(provider_id, str(error), names[0]))
+        except Exception as error:  # noqa: BLE001 - whatever a stranger's module raises at import
+            problems.append(Problem(provider_id, _import_failure(error), names[0]))
+    return providers, problems
+
+
+def wrap_plugins(plugins: Mapping[str, object]) -> tuple[dict[str, Provider], list[Problem]]:
+    """Make providers of plugins that the caller has already.
+
+    Args:
+        plugins: a module or object that implements the hooks, by provider id.
+    """
+    providers: dict[str, Provider] = {}
+    problems: list[Problem] = []
+    for provider_id, plugin in plugins.items():
+        try:
+            providers[provider_id] = Provider(provider_id, plugin)
+        except ProviderError as error:
+            problems.append(Problem(provider_id, str(error)))
+    return providers, problems
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else entry.value
+
+
+def _import_failure(error: Exception) -> str:
+    return (
+        f"It cannot be loaded: {type(error).__name__}: {_one_line(error)}. "
+        "Install it again, with what it depends on."
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".")
