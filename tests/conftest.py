@@ -70,15 +70,19 @@ def pytest_unconfigure() -> None:
 def warm_up() -> None:
     """Make what the process makes once and keeps, so that no test is blamed for it.
 
-    These are the ZeroMQ context with its threads (which start with its first socket) and the
-    background loop with its thread.
+    These are the ZeroMQ context with its threads (which start with its first socket), the thread
+    with which pyzmq gives back large frames that were sent without a copy, and the background loop.
     """
     # Imported here and not above: isolation comes first.
     import zmq
     from kernel_mgmt.background import background_loop
     from kernel_mgmt.channels import shared_context
 
-    shared_context().socket(zmq.PAIR).close()
+    with shared_context().socket(zmq.PAIR) as left, shared_context().socket(zmq.PAIR) as right:
+        left.bind("inproc://warm-up")
+        right.connect("inproc://warm-up")
+        left.send(bytes(1_000_000), copy=False)
+        right.recv()
     background_loop()
 
 

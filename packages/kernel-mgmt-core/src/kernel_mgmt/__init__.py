@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .kernel import run_kernel_blocking as run_kernel_blocking
     from .kernel import start_kernel as start_kernel
     from .kernel import start_kernel_blocking as start_kernel_blocking
+    from .launch import KernelProblem as KernelProblem
     from .launch import KernelRecord as KernelRecord
     from .launch import KernelType as KernelType
     from .launch import Launched as Launched
@@ -74,6 +75,7 @@ _MODULES = {
     "hookspecs": ("hookimpl", "hookspec"),
     "kernel": ("run_kernel", "run_kernel_blocking", "start_kernel", "start_kernel_blocking"),
     "launch": (
+        "KernelProblem",
         "KernelRecord",
         "KernelType",
         "LaunchProgress",

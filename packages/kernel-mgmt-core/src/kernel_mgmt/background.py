@@ -14,7 +14,7 @@ from typing import Any, Callable, TypeVar
 
 from .errors import RequestTimeout
 
-__all__ = ["background_loop", "call_blocking", "call_in_background", "finish"]
+__all__ = ["background_loop", "call_blocking", "call_in_background", "finish", "refuse_to_block"]
 
 T = TypeVar("T")
 
@@ -64,12 +64,11 @@ def call_blocking(coroutine: Coroutine[Any, Any, T], timeout: float | None, what
         RuntimeError: called on the shared loop itself, which would wait for itself.
     """
     loop = background_loop()
-    if threading.current_thread().name == _THREAD_NAME:
+    try:
+        refuse_to_block(what)
+    except RuntimeError:
         coroutine.close()
-        raise RuntimeError(
-            f"{what} would wait for itself: blocking calls cannot be made from a handler; "
-            "use the asynchronous client there, or another thread."
-        )
+        raise
     tasks: list[asyncio.Task[T]] = []
     ended = threading.Event()
 
@@ -88,6 +87,19 @@ def call_blocking(coroutine: Coroutine[Any, Any, T], timeout: float | None, what
         ended.wait(_CANCEL_PATIENCE)
         raise
     return tasks[0].result()
+
+
+def refuse_to_block(what: str) -> None:
+    """Raise where a wait for the shared loop would stop that very loop.
+
+    Raises:
+        RuntimeError: called on the shared loop's own thread.
+    """
+    if threading.current_thread().name == _THREAD_NAME:
+        raise RuntimeError(
+            f"{what} would wait for itself: blocking calls cannot be made from a handler; "
+            "use the asynchronous client there, or another thread."
+        )
 
 
 def call_in_background(function: Callable[..., object], *args: Any) -> None:

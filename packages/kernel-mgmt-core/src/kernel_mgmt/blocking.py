@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from .background import background_loop, call_blocking
+from .background import background_loop, call_blocking, refuse_to_block
 from .client import KernelClient, MessageHandler
 from .connection import ConnectionInfo
 from .errors import RequestTimeout
@@ -124,6 +124,7 @@ class BlockingRequest:
     ) -> None:
         if come():
             return
+        refuse_to_block(f"waiting for the {event} of {self.message.msg_type}")
         lock = threading.Lock()
         lock.acquire()
         wake = lock.release

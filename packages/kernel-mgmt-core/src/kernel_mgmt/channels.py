@@ -26,7 +26,7 @@ __all__ = ["Channel", "Heartbeat", "shared_context"]
 _MESSAGES_PER_TURN = 200
 #: Below this many bytes copying a frame is cheaper than keeping it alive until it is sent.
 _COPY_BELOW = 65_536
-#: How long a closed socket may go on sending what was sent just before, in milliseconds.
+#: How long a closed socket may go on sending the requests made just before, in milliseconds.
 _LINGER = 1000
 #: Delimiter, signature, header, parent header, metadata, content.
 _FRAMES_BEFORE_BUFFERS = 6
@@ -62,7 +62,7 @@ def connect(info: ConnectionInfo, channel: str, identity: bytes = b"") -> zmq.So
     try:
         # The client loses nothing: no limit on what waits to be read or sent.
         socket.set_hwm(0)
-        socket.set(zmq.LINGER, _LINGER)
+        socket.set(zmq.LINGER, _LINGER if channel in ("shell", "control") else 0)
         if identity:
             socket.set(zmq.ROUTING_ID, identity)
         if info.curve_publickey:

@@ -70,7 +70,7 @@ class KernelClient(RequestMethods[Request]):
     def __init__(
         self, connection_info: ConnectionInfo, *, manager: KernelManager | None = None
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop = _running_loop()
         #: How many received messages were dropped because they were malformed, unsigned, forged
         #: or replayed.
         self.dropped_messages = 0
@@ -543,6 +543,15 @@ class KernelClient(RequestMethods[Request]):
             return
         with contextlib.suppress(KernelMgmtError):  # then the request itself ends with the error
             self.send_input(value, message)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "A KernelClient needs a running event loop; without one use BlockingKernelClient."
+        ) from None
 
 
 async def _guarded(result: Any, handler: MessageHandler, message: Message) -> None:

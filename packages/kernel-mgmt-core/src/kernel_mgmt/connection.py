@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 import socket
 import sys
 import uuid
@@ -96,16 +97,16 @@ class ConnectionInfo:
     def __post_init__(self) -> None:
         if self.transport not in ("tcp", "ipc"):
             raise ConnectionFileError(
-                f"The transport {self.transport!r} is not known; it must be 'tcp' or 'ipc'."
+                f"The transport {_shown(self.transport)} is not known; it must be 'tcp' or 'ipc'."
             )
         if self.interrupt_mode not in ("signal", "message"):
             raise ConnectionFileError(
-                f"The interrupt_mode {self.interrupt_mode!r} is not known; "
+                f"The interrupt_mode {_shown(self.interrupt_mode)} is not known; "
                 "it must be 'signal' or 'message'."
             )
         for name, port in self._ports():
             if type(port) is not int or not 0 <= port <= 65535:
-                raise ConnectionFileError(f"{name} is {port!r}; it must be a port number.")
+                raise ConnectionFileError(f"{name} is {_shown(port)}; it must be a port number.")
         if self.transport == "ipc":
             self._check_path_length()
 
@@ -118,7 +119,13 @@ class ConnectionInfo:
         return ports
 
     def _check_path_length(self) -> None:
-        longest = max(len(os.fsencode(f"{self.ip}-{port}")) for _, port in self._ports())
+        try:
+            path = os.fsencode(self.ip)
+        except ValueError:  # a lone surrogate
+            path = b"\0"
+        if b"\0" in path:
+            raise ConnectionFileError(f"The path {self.ip!r} is none that a file can have.")
+        longest = max(len(path) + len(f"-{port}") for _, port in self._ports())
         if longest > SUN_PATH_MAX:
             raise ConnectionFileError(
                 f"The socket paths below {self.ip!r} are {longest} bytes long, and this system "
@@ -215,7 +222,7 @@ class ConnectionInfo:
             elif isinstance(value, bytes):
                 values[name] = value.decode("utf-8", "replace")
             elif value is not None:
-                shown = "…" if name in _SECRETS else repr(value)
+                shown = "…" if name in _SECRETS else _shown(value)
                 raise ConnectionFileError(f"{name} is {shown}; it must be a string.")
         return cls(**values, extra=extra)
 
@@ -277,7 +284,12 @@ class ConnectionInfo:
             ConnectionFileError: it exists, or cannot be written.
         """
         path = Path(os.path.abspath(path))
-        data = json.dumps(self.to_dict(), indent=1).encode()
+        try:
+            data = json.dumps(self.to_dict(), indent=1).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConnectionFileError(
+                f"The connection info has no JSON form: {error}.", path=str(path)
+            ) from None
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
         try:
             descriptor = os.open(path, flags, 0o600)
@@ -307,6 +319,14 @@ class ConnectionInfo:
     def endpoint_summary(self) -> str:
         """Give address and ports in one word, for people."""
         return f"{self.ip}:" + ",".join(str(port) for _, port in self._ports())
+
+
+def _shown(value: Any) -> str:
+    """Give a value for a message: only the beginning of a long or deeply nested one."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # an integer with thousands of digits
+        return type(value).__name__
 
 
 def _check_owner(descriptor: int, path: Path, any_owner: bool) -> None:

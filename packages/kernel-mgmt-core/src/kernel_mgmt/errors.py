@@ -23,8 +23,9 @@ to know is in attributes, so that nobody needs to parse the sentence.
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .manager import ExitStatus
@@ -48,7 +49,12 @@ __all__ = [
 
 
 class KernelMgmtError(Exception):
-    """Any error that kernel-mgmt raises on purpose."""
+    """Any error that kernel-mgmt raises on purpose; it can be copied and pickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # BaseException's own calls the class with ``args``, which lacks the keyword arguments.
+        # ``args`` is part of the state, because OSError.__new__ ignores what it is given here.
+        return copyreg.__newobj__, (type(self),), {**vars(self), "args": self.args}  # type: ignore[attr-defined]
 
 
 class NoSuchKernel(KernelMgmtError, KeyError):

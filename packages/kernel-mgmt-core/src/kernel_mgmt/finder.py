@@ -11,8 +11,9 @@ import time
 import uuid
 from collections.abc import Awaitable, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .connection import ConnectionInfo
 from .errors import (
@@ -23,6 +24,7 @@ from .errors import (
     ProviderError,
 )
 from .launch import (
+    KernelProblem,
     KernelRecord,
     KernelType,
     Launched,
@@ -54,7 +56,7 @@ class KernelFinder:
         self, plugins: Mapping[str, object] | None = None, *, find_timeout: float = FIND_TIMEOUT
     ) -> None:
         self._providers, self._load_problems = wrap_plugins(plugins or {})
-        self._find_problems: dict[str, Problem] = {}
+        self._find_problems: dict[str, list[Problem]] = {}
         self._find_timeout = find_timeout
 
     @classmethod
@@ -72,7 +74,7 @@ class KernelFinder:
     @property
     def problems(self) -> list[Problem]:
         """What was wrong when providers were loaded, and when they were last asked."""
-        return [*self._load_problems, *self._find_problems.values()]
+        return [*self._load_problems, *chain.from_iterable(self._find_problems.values())]
 
     def __repr__(self) -> str:
         return f"<KernelFinder {' '.join(self._providers)}, {len(self.problems)} problems>"
@@ -99,7 +101,7 @@ class KernelFinder:
         if not slash:
             return self._get_by_bare_name(type_id)
         types = self._find([self._provider(provider_id, type_id)])
-        return self._pick(types, name) or self._not_found(type_id, types)
+        return self._pick(types, name) or self._not_found(type_id, name, types, [provider_id])
 
     def _get_by_bare_name(self, name: str) -> KernelType:
         types = self.find_kernels()
@@ -109,7 +111,7 @@ class KernelFinder:
         if len(same) == 1:
             return same[0]
         if not same:
-            return self._not_found(name, types)
+            return self._not_found(name, name, types, list(self._providers))
         ids = [kernel_type.id for kernel_type in same]
         raise NoSuchKernel(
             f"Several kernel types are named {name!r}: {', '.join(ids)}; say which one.",
@@ -125,15 +127,21 @@ class KernelFinder:
         folded = [t for t in types if t.name.casefold() == name.casefold()]
         return folded[0] if len(folded) == 1 else None
 
-    def _not_found(self, type_id: str, types: list[KernelType]) -> KernelType:
-        names = {t.id: t for t in types} if "/" in type_id else {t.name: t for t in types}
-        near = [names[n].id for n in difflib.get_close_matches(type_id, names, n=3, cutoff=0.5)]
-        provider_id = type_id.partition("/")[0]
-        problem = self._find_problems.get(provider_id) if "/" in type_id else None
-        if near:
+    def _not_found(
+        self, type_id: str, name: str, types: list[KernelType], asked: list[str]
+    ) -> NoReturn:
+        """Say what is wrong with the type, or else which ones are near, or else which there are."""
+        ids = {t.name: t.id for t in types}
+        near = [ids[n] for n in difflib.get_close_matches(name, ids, n=3, cutoff=0.5)]
+        problems = [p for provider_id in asked for p in self._find_problems.get(provider_id, ())]
+        exact = [p for p in problems if p.kernel.casefold() == name.casefold()]
+        general = [p for p in problems if not p.kernel]
+        if exact:
+            advice = " ".join(problem.message for problem in exact)
+        elif near:
             advice = f"did you mean {' or '.join(near)}?"
-        elif problem:
-            advice = f"its provider has a problem: {problem.message}"
+        elif general:
+            advice = " ".join(problem.message for problem in general)
         elif types:
             advice = f"there are {', '.join(t.id for t in types[:10])}."
         else:
@@ -169,11 +177,12 @@ class KernelFinder:
 
     def _find(self, providers: list[Provider]) -> list[KernelType]:
         """Ask some providers at the same time, each in a thread so that none can block us."""
-        answers: queue.SimpleQueue[tuple[str, list[KernelType], str | None]] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[tuple[str, list[KernelType], list[KernelProblem]]]
+        answers = queue.SimpleQueue()
         for provider in providers:
-            self._find_problems.pop(provider.id, None)
+            self._find_problems[provider.id] = []
             threading.Thread(
-                target=lambda p=provider: answers.put(_ask(p)),
+                target=lambda p=provider: answers.put((p.id, *_ask(p))),
                 name=f"kernel-mgmt-find-{provider.id}",
                 daemon=True,
             ).start()
@@ -185,20 +194,21 @@ class KernelFinder:
                 answer = answers.get(timeout=max(0, deadline - time.monotonic()))
             except queue.Empty:
                 break
-            provider_id, found[provider_id], trouble = answer
-            provider = waiting.pop(provider_id)
-            if trouble:
-                self._note(provider, trouble)
+            provider_id, found[provider_id], problems = answer
+            self._note(waiting.pop(provider_id), problems)
         for provider in waiting.values():
-            self._note(
-                provider,
+            slow = (
                 f"It did not list its kernels within {self._find_timeout:g} s; "
-                "finding must be local and quick.",
+                "finding must be local and quick."
             )
+            self._note(provider, [KernelProblem("", slow)])
         return [t for provider in providers for t in found.get(provider.id, ())]
 
-    def _note(self, provider: Provider, message: str) -> None:
-        self._find_problems[provider.id] = Problem(provider.id, message, provider.distribution)
+    def _note(self, provider: Provider, problems: list[KernelProblem]) -> None:
+        self._find_problems[provider.id] = [
+            Problem(provider.id, problem.message, provider.distribution, problem.name)
+            for problem in problems
+        ]
 
     # -- launching -------------------------------------------------------------------------
 
@@ -304,21 +314,26 @@ class KernelFinder:
         )
 
 
-def _ask(provider: Provider) -> tuple[str, list[KernelType], str | None]:
-    """Call a find hook; whatever it does wrong becomes a sentence."""
+def _ask(provider: Provider) -> tuple[list[KernelType], list[KernelProblem]]:
+    """Call a find hook; whatever it does wrong becomes a problem."""
     found: list[KernelType] = []
+    problems: list[KernelProblem] = []
     if not provider.can_find:
-        return provider.id, found, None
+        return found, problems
     try:
         answer = provider.hooks.kernel_mgmt_find_kernels()
         if inspect.iscoroutine(answer):
             answer.close()
-            return provider.id, found, "Its find hook is 'async def'; hooks are plain functions."
-        for kernel_type in answer if answer is not None else ():
-            if not isinstance(kernel_type, KernelType):
-                return provider.id, found, f"It found {kernel_type!r}, which is no KernelType."
-            found.append(replace(kernel_type, provider=provider.id))
+            raise TypeError("its find hook is 'async def', and hooks are plain functions")
+        for item in answer if answer is not None else ():
+            if isinstance(item, KernelType):
+                found.append(replace(item, provider=provider.id))
+            elif isinstance(item, KernelProblem):
+                problems.append(item)
+            else:
+                raise TypeError(f"it found {item!r}, which is no KernelType")
     except Exception as error:  # noqa: BLE001 - a stranger's code must not cost the others
         detail = " ".join(str(error).split()).rstrip(".")
-        return provider.id, found, f"Listing its kernels failed: {type(error).__name__}: {detail}."
-    return provider.id, found, None
+        message = f"Listing its kernels failed: {type(error).__name__}: {detail}."
+        problems.append(KernelProblem("", message))
+    return found, problems

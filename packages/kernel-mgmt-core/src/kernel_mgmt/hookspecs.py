@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Iterable
 
 import pluggy
 
-from .launch import KernelRecord, KernelType, Launched, LaunchRequest
+from .launch import KernelProblem, KernelRecord, KernelType, Launched, LaunchRequest
 
 __all__ = ["PROJECT_NAME", "hookimpl", "hookspec"]
 
@@ -37,13 +37,13 @@ hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
 
 
 @hookspec(firstresult=True)
-def kernel_mgmt_find_kernels() -> Iterable[KernelType]:  # type: ignore[empty-body]
+def kernel_mgmt_find_kernels() -> Iterable[KernelType | KernelProblem]:  # type: ignore[empty-body]
     """Give the kernel types that can be launched now.
 
     Must be local and quick, and must not touch the network: it runs whenever somebody lists
-    kernels.  Leave ``KernelType.provider`` alone, the finder fills it in.  A type that cannot be
-    offered is left out; say why by raising from a generator after the last good one, or in a
-    warning of the logger ``kernel_mgmt.<provider>``.
+    kernels.  Leave ``KernelType.provider`` alone, the finder fills it in.  For a type that cannot
+    be offered give a :class:`~kernel_mgmt.launch.KernelProblem`, which users see when they ask
+    for it.  What is raised costs the types that were not given yet.
 
     .. versionadded:: 0.1
     """

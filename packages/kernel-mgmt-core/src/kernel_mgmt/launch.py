@@ -13,6 +13,7 @@ from .errors import LaunchError
 from .manager import KernelManager
 
 __all__ = [
+    "KernelProblem",
     "KernelRecord",
     "KernelType",
     "LaunchProgress",
@@ -50,6 +51,19 @@ class KernelType:
     def id(self) -> str:
         """What users launch it by: ``provider/name``."""
         return f"{self.provider}/{self.name}"
+
+
+@dataclass(frozen=True)
+class KernelProblem:
+    """What a find hook gives in place of a kernel type that cannot be offered.
+
+    Attributes:
+        name: the name that the type would have; empty when the problem is not one type's.
+        message: what is wrong and what to do, one sentence.
+    """
+
+    name: str
+    message: str
 
 
 @dataclass(frozen=True)

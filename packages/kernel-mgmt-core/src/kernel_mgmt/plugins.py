@@ -24,15 +24,18 @@ class Problem:
         provider: the provider's id.
         message: what is wrong and what to do, one sentence.
         distribution: the installed distribution, ``name version``, when it came from one.
+        kernel: name of the kernel type that is concerned, when it is one alone.
     """
 
     provider: str
     message: str
     distribution: str = ""
+    kernel: str = ""
 
     def __str__(self) -> str:
+        what = f"{self.provider}/{self.kernel}" if self.kernel else self.provider
         where = f" ({self.distribution})" if self.distribution else ""
-        return f"{self.provider}{where}: {self.message}"
+        return f"{what}{where}: {self.message}"
 
 
 class Provider:

@@ -27,7 +27,7 @@ JSONObject: TypeAlias = "dict[str, Any]"
 
 
 def load_json(frame: Buffer) -> Any:
-    """Decode a JSON frame.
+    """Decode a JSON frame; with orjson an integer beyond 64 bits becomes a float.
 
     Raises:
         MalformedMessage: the frame is not JSON in UTF-8.
@@ -51,7 +51,7 @@ def dump_json(value: Any) -> bytes:
     """
     if orjson is not None:
         try:
-            frame = orjson.dumps(value, default=_plain)
+            frame = orjson.dumps(value, default=_plain_and_finite)
         except TypeError:
             pass  # integers over 64 bits, lone surrogates, keys that are no strings
         else:
@@ -95,17 +95,28 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
-def parse_date(text: str) -> datetime:
+def _plain_and_finite(value: Any) -> Any:
+    """Do as `_plain`, but leave to json what orjson would write as null."""
+    plain = _plain(value)
+    if _has_non_finite(plain):
+        raise TypeError
+    return plain
+
+
+def parse_date(text: Any) -> datetime:
     """Parse an ISO 8601 date of a header; a date without a zone is taken as UTC.
 
     Raises:
-        MalformedMessage: the text is no ISO 8601 date.
+        MalformedMessage: this is no ISO 8601 date.
     """
+    if not isinstance(text, str):
+        # Not shown: the repr of a deeply nested value raises.
+        raise MalformedMessage(f"The date is no text but {type(text).__name__}.")
     try:
         # Before Python 3.11 fromisoformat does not know the suffix Z.
         date = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
-    except (TypeError, ValueError, AttributeError):
-        raise MalformedMessage(f"The date {text!r} is not ISO 8601.") from None
+    except ValueError:
+        raise MalformedMessage(f"The date {text[:40]!r} is not ISO 8601.") from None
     return date if date.tzinfo is not None else date.replace(tzinfo=timezone.utc)
 
 
@@ -189,8 +200,9 @@ class Message:
 
     @property
     def session(self) -> str:
-        """The id of the sender's session."""
-        return str(self.header.get("session", ""))
+        """The id of the sender's session; empty when it does not say."""
+        session = self.header.get("session", "")
+        return session if isinstance(session, str) else ""
 
     @property
     def date(self) -> datetime | None:

@@ -129,7 +129,8 @@ class Session:
             MalformedMessage: content, metadata or a header has no JSON form.
         """
         if not message.header.get("msg_id"):
-            message.header = {**self.header(message.msg_type), **message.header}
+            given = {name: value for name, value in message.header.items() if name != "msg_id"}
+            message.header = {**self.header(message.msg_type), **given}
         parent, metadata, content = message.parent_header, message._metadata, message._content
         signed_frames = (
             dump_json(message.header),
@@ -237,9 +238,11 @@ def _hmac_states(key: bytes, signature_scheme: str) -> tuple[Any, Any]:
     """
     prefix, _, digest_name = signature_scheme.partition("-")
     try:
-        if prefix != "hmac":
+        digest = hashlib.new(digest_name)
+        # SHAKE has no size of its own, and so makes no HMAC.
+        if prefix != "hmac" or not digest.digest_size:
             raise ValueError
-        block_size = hashlib.new(digest_name).block_size
+        block_size = digest.block_size
     except ValueError:
         raise ProtocolError(
             f"The signature scheme {signature_scheme!r} is not known; use 'hmac-sha256'."

@@ -1,0 +1,700 @@
+"""The promises of the asynchronous client, each against a real kernel over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Collection
+from typing import Any
+
+import pytest
+from kernel_mgmt import (
+    ClientClosed,
+    KernelClient,
+    KernelDied,
+    KernelFinder,
+    KernelManager,
+    KernelRestarted,
+    Message,
+    Prompt,
+    Request,
+    RequestTimeout,
+    run_kernel,
+    start_kernel,
+)
+from waiting import eventually
+
+
+def texts(messages: list[Message]) -> list[str]:
+    """Give the text of the stream messages."""
+    return [m.content["text"].rstrip("\n") for m in messages if m.msg_type == "stream"]
+
+
+def states(messages: list[Message], request_ids: Collection[str]) -> list[str]:
+    """Give the states that the kernel went through for some requests."""
+    return [
+        m.content["execution_state"]
+        for m in messages
+        if m.msg_type == "status" and m.parent_id in request_ids
+    ]
+
+
+async def outputs(request: Request) -> list[Message]:
+    """Give all output of a request."""
+    return [message async for message in request]
+
+
+@contextlib.asynccontextmanager
+async def second_client(client: KernelClient) -> AsyncIterator[KernelClient]:
+    """Give another client of the same kernel."""
+    async with KernelClient(client.connection_info, manager=client.manager) as other:
+        await other.wait_for_ready(10)
+        yield other
+
+
+# -- requests ------------------------------------------------------------------------------
+
+
+async def test_reply_and_output_belong_to_the_request(client: KernelClient) -> None:
+    """A request gives its reply when awaited and its own output, from busy to idle, when iterated."""
+    request = client.execute("print hello")
+    reply = await request
+    assert (reply.msg_type, reply.content["status"]) == ("execute_reply", "ok")
+    assert reply.parent_id == request.msg_id
+    messages = await outputs(request)
+    assert [m.msg_type for m in messages] == ["status", "execute_input", "stream", "status"]
+    assert texts(messages) == ["hello"]
+
+
+async def test_output_can_be_iterated_late_and_twice(client: KernelClient) -> None:
+    """A request keeps its output from the start, for whoever iterates after the reply, or again."""
+    request = client.execute("print one\nprint two")
+    await request
+    await eventually(lambda: request.finished)
+    assert texts(await outputs(request)) == texts(await outputs(request)) == ["one", "two"]
+
+
+async def test_output_can_be_iterated_while_it_comes(client: KernelClient) -> None:
+    """Iterating gives each message when it comes, not at the end."""
+    request = client.execute("print first\ninput go on?\nprint last", allow_stdin=True)
+    asked = asyncio.Event()
+    proceed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def hook(prompt: Prompt) -> str:
+        asked.set()
+        return await proceed
+
+    request.stdin_hook = hook
+    seen = []
+    async for message in request:
+        seen += texts([message])
+        if seen == ["first"] and not proceed.done():
+            await asyncio.wait_for(asked.wait(), 5)
+            proceed.set_result("yes")
+    assert seen[0] == "first"
+    assert seen[-1] == "last"
+
+
+async def test_many_requests_from_many_tasks(client: KernelClient) -> None:
+    """A hundred requests under way at once each get their own reply and output."""
+
+    async def one(number: int) -> tuple[int, list[str]]:
+        request = client.execute(f"print number {number}")
+        reply = await request
+        return reply.content["execution_count"], texts(await outputs(request))
+
+    results = await asyncio.gather(*(one(number) for number in range(100)))
+    assert [text for _, text in results] == [[f"number {n}"] for n in range(100)]
+    counts = [count for count, _ in results]
+    assert counts == sorted(counts)
+    assert len(set(counts)) == 100
+
+
+async def test_several_tasks_wait_for_one_request(client: KernelClient) -> None:
+    """One request may be awaited and iterated by several tasks, and each gets all of it."""
+    request = client.execute("print shared")
+
+    async def reply() -> Message:
+        return await request
+
+    first, second, *lists = await asyncio.gather(
+        reply(), reply(), outputs(request), outputs(request)
+    )
+    assert first is second
+    assert texts(lists[0]) == texts(lists[1]) == ["shared"]
+
+
+async def test_a_cancelled_wait_leaves_the_request_alone(client: KernelClient) -> None:
+    """Whoever waits may be cancelled; the request goes on and can be awaited again."""
+    request = client.execute("sleep 0.2\nprint done")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await request
+    assert (await request).content["status"] == "ok"
+    assert texts(await outputs(request)) == ["done"]
+
+
+async def test_every_kind_of_request_is_answered(client: KernelClient) -> None:
+    """Each request of the protocol that the echo kernel knows comes back with its reply."""
+    for request, reply_type in (
+        (client.complete("pri"), "complete_reply"),
+        (client.inspect("print"), "inspect_reply"),
+        (client.history(hist_access_type="tail", n=3), "history_reply"),
+        (client.is_complete("print x"), "is_complete_reply"),
+        (client.kernel_info(), "kernel_info_reply"),
+        (client.kernel_info(channel="control"), "kernel_info_reply"),
+        (client.comm_info(), "comm_info_reply"),
+        (client.debug({"type": "request", "command": "x"}), "debug_reply"),
+    ):
+        async with asyncio.timeout(5):
+            assert (await request).msg_type == reply_type
+
+
+async def test_comm_buffers_come_back_uncopied(client: KernelClient) -> None:
+    """Buffers of a comm message travel both ways, and arrive as views of what ZeroMQ received."""
+    big = os.urandom(1_000_000)
+    await client.comm_open("echo", "c1", {"x": 1})
+    request = client.comm_msg("c1", {"n": 7}, buffers=[big, b"", memoryview(b"small")])
+    await request  # comm messages have no reply: their idle status answers them
+    (echoed,) = [m for m in await outputs(request) if m.msg_type == "comm_msg"]
+    assert echoed.content["data"] == {"n": 7}
+    assert [bytes(buffer) for buffer in echoed.buffers] == [big, b"", b"small"]
+    assert all(isinstance(buffer, memoryview) for buffer in echoed.buffers)
+
+
+async def test_not_a_number_arrives(client: KernelClient) -> None:
+    """A frame with NaN, which is no JSON but which kernels send, is decoded all the same."""
+    messages = await outputs(client.execute("nan"))
+    (result,) = [m for m in messages if m.msg_type in ("execute_result", "display_data")]
+    assert "nan" in repr(result.content).lower()
+
+
+async def test_a_message_without_json_form_is_refused_at_once(client: KernelClient) -> None:
+    """What cannot be sent raises where it is asked for, and nothing is left pending."""
+    with pytest.raises(Exception, match="no JSON form"):
+        client.execute("x", metadata={"self": object()})
+    assert "0 pending" in repr(client)
+
+
+async def test_handle_is_held_weakly_once_answered(client: KernelClient) -> None:
+    """The client keeps no request, and so no output, that was answered and that nobody holds."""
+
+    async def run() -> weakref.ref[Request]:
+        request = client.execute("print x")
+        await request
+        await eventually(lambda: request.finished)
+        return weakref.ref(request)
+
+    reference = await run()
+    gc.collect()
+    assert reference() is None
+
+
+async def test_handle_is_kept_until_answered(client: KernelClient) -> None:
+    """A request that nobody holds is not forgotten before its reply."""
+    _ = weakref.ref(client.execute("sleep 0.1"))
+    gc.collect()
+    assert "1 pending" in repr(client)
+    await eventually(lambda: "0 pending" in repr(client))
+
+
+# -- handlers ------------------------------------------------------------------------------
+
+
+async def test_nothing_is_discarded_while_something_is_awaited(client: KernelClient) -> None:
+    """While one request is awaited, handlers get every message of everybody, in order."""
+    async with second_client(client) as other:
+        seen: list[Message] = []
+        client.add_handler(seen.append, {"iopub"})
+        requests = client.execute("print mine"), other.execute("print theirs")
+        await asyncio.gather(*requests)
+        ids = {request.msg_id for request in requests}
+        await eventually(lambda: len(states(seen, ids)) == 4)
+        assert states(seen, ids) == ["busy", "idle"] * 2
+        assert sorted(texts(seen)) == ["mine", "theirs"]
+
+
+async def test_late_output_reaches_handlers_but_not_the_request(client: KernelClient) -> None:
+    """Output that comes after a request's idle status is for the handlers."""
+    seen: list[Message] = []
+    client.add_handler(seen.append)
+    request = client.execute("late 0.05 afterwards")
+    await request
+    await eventually(lambda: "afterwards" in texts(seen))
+    assert texts(await outputs(request)) == []
+
+
+async def test_a_raising_handler_costs_nothing_but_itself(
+    client: KernelClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A handler that raises, plain or coroutine, is logged, and the next one still runs."""
+    seen: list[Message] = []
+
+    def broken(message: Message) -> None:
+        raise ValueError("plain handler")
+
+    async def broken_later(message: Message) -> None:
+        raise ValueError("coroutine handler")
+
+    for handler in (broken, broken_later, seen.append):
+        client.add_handler(handler, {"iopub", "shell"})
+    with caplog.at_level(logging.ERROR, "kernel_mgmt"):
+        request = client.execute("print x")
+        await request
+        await eventually(lambda: request.finished)
+        await eventually(lambda: "coroutine handler" in caplog.text)
+    assert "plain handler" in caplog.text
+    assert {m.channel for m in seen} == {"iopub", "shell"}
+
+
+async def test_a_removed_handler_is_not_called(client: KernelClient) -> None:
+    """A handler that was removed gets nothing more, also when it removes itself."""
+    seen: list[Message] = []
+
+    def once(message: Message) -> None:
+        seen.append(message)
+        client.remove_handler(once)
+
+    client.add_handler(once, {"iopub"})
+    await outputs(client.execute("print x"))
+    assert len(seen) == 1
+
+
+async def test_unknown_channels_of_a_handler_are_refused(client: KernelClient) -> None:
+    """A handler for a channel that does not exist, or for a bare string, is an error at once."""
+    for channels in ({"iopup"}, "iopub"):
+        with pytest.raises(ValueError, match="must be a set"):
+            client.add_handler(print, channels)
+
+
+# -- every request ends --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "how"), [("exit 3", "exit code 3"), ("signal 9", "killed by SIGKILL")]
+)
+async def test_requests_end_with_the_kernels_death(
+    client: KernelClient, code: str, how: str
+) -> None:
+    """When the kernel dies every pending request ends at once, with exit status and last output."""
+    waiting = client.execute(f"print last words\noutside-stderr the reason\n{code}")
+    queued = client.execute("print never")
+    started = time.monotonic()
+    for request in (waiting, queued):
+        with pytest.raises(KernelDied, match=how) as died:
+            await request
+        assert "the reason" in died.value.log_tail
+    assert time.monotonic() - started < 2
+    with pytest.raises(KernelDied):
+        client.execute("print more")
+
+
+async def test_output_before_the_death_is_not_lost(client: KernelClient) -> None:
+    """What a kernel sent before it died can be iterated; then comes KernelDied."""
+    request = client.execute("print last words\nexit 3")
+    output = aiter(request)
+    seen = [await anext(output) for _ in range(3)]
+    assert texts(seen) == ["last words"]
+    with pytest.raises(KernelDied):
+        await anext(output)
+
+
+async def test_requests_end_when_the_client_is_closed(client: KernelClient) -> None:
+    """Closing ends what is under way, refuses more, may be repeated, and leaves the kernel alone."""
+    async with second_client(client) as other:
+        request = other.execute("sleep 0.1")
+        other.close()
+        other.close()
+        with pytest.raises(ClientClosed):
+            await request
+        with pytest.raises(ClientClosed):
+            await outputs(request)
+        with pytest.raises(ClientClosed):
+            other.execute("print x")
+    assert (await client.execute("print x")).content["status"] == "ok"
+
+
+async def test_reconnect_ends_old_requests_and_keeps_handlers(
+    client: KernelClient, finder: KernelFinder
+) -> None:
+    """After reconnect old requests end with KernelRestarted, and handlers hear the new kernel."""
+    seen: list[Message] = []
+    client.add_handler(seen.append)
+    request = client.execute("sleep 10")
+    old_manager = client.manager
+    assert old_manager is not None
+    info, manager = await finder.launch("echo/echo")
+    await client.reconnect(info, manager)
+    with pytest.raises(KernelRestarted):
+        await request
+    await old_manager.cleanup()
+    await client.wait_for_ready(10)
+    seen.clear()
+    await outputs(client.execute("print new"))
+    assert texts(seen) == ["new"]
+
+
+async def test_a_reply_that_never_comes_can_be_timed_out(client: KernelClient) -> None:
+    """A request that the kernel never answers stays pending until its waiter gives up."""
+    request = client.execute("noreply")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await request
+    assert not request.answered
+    with pytest.raises(RequestTimeout, match=r"within 0\.1 s") as timeout:
+        await client.execute_interactive("sleep 1", timeout=0.1)
+    assert timeout.value.phase == "execute"
+
+
+# -- bad frames ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind", ["unsigned", "forged", "replayed", "truncated", "notjson", "nodelimiter", "empty"]
+)
+async def test_bad_frames_are_dropped_counted_and_logged(
+    client: KernelClient, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """A bad frame costs itself only: it is counted and logged, and the channel goes on."""
+    before = client.dropped_messages
+    with caplog.at_level(logging.WARNING, "kernel_mgmt"):
+        shown = texts(await outputs(client.execute(f"bad {kind}\nprint after")))
+    # A message is replayed after it was sent in earnest.
+    assert shown == (["bad", "after"] if kind == "replayed" else ["after"])
+    assert client.dropped_messages == before + 1
+    assert "Dropped message" in caplog.text
+    assert client.connection_info.key not in caplog.text
+
+
+async def test_content_that_is_no_json_hurts_only_who_looks(client: KernelClient) -> None:
+    """A signed message with broken content is delivered, and raises where its content is read."""
+    messages = await outputs(client.execute("bad badcontent\nprint after"))
+    broken = [m for m in messages if m.msg_type == "stream"]
+    with pytest.raises(Exception, match="not JSON"):
+        _ = broken[0].content
+    assert texts(broken[1:]) == ["after"]
+
+
+async def test_a_client_with_the_wrong_key_gets_nothing(client: KernelClient) -> None:
+    """With another key neither side believes the other, and the error names the phase."""
+    wrong = client.connection_info.replace(key="wrong")
+    async with KernelClient(wrong) as stranger:
+        with pytest.raises(RequestTimeout, match="phase 'ready'"):
+            await stranger.wait_for_ready(0.3)
+
+
+# -- no loss -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slow", [False, True], ids=["quick reader", "reader busy at first"])
+async def test_no_output_is_lost(client: KernelClient, slow: bool) -> None:
+    """Twenty thousand messages arrive complete and in order, also at a reader that is busy."""
+    request = client.execute("flood 20000 200")
+    if slow:
+        time.sleep(0.5)  # noqa: ASYNC251 - the loop is blocked on purpose: everything piles up in the socket
+    async with asyncio.timeout(60):
+        messages = [m async for m in request if m.msg_type == "stream"]
+    assert len(messages) == 20_000
+    assert all(len(m.content["text"]) >= 200 for m in messages)
+
+
+async def test_a_flood_does_not_starve_other_tasks(client: KernelClient) -> None:
+    """While messages pour in, other tasks of the loop still get their turns."""
+    turns = 0
+
+    async def other_task() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    task = asyncio.create_task(other_task())
+    async with asyncio.timeout(60):
+        await outputs(client.execute("flood 20000 200"))
+    task.cancel()
+    assert turns > 50
+
+
+# -- stdin ---------------------------------------------------------------------------------
+
+
+async def test_prompts_and_passwords(client: KernelClient) -> None:
+    """The stdin hook gets the prompt and whether it is secret, plain or as a coroutine."""
+    prompts: list[Prompt] = []
+
+    def plain(prompt: Prompt) -> str:
+        prompts.append(prompt)
+        return "plain"
+
+    async def later(prompt: Prompt) -> str:
+        prompts.append(prompt)
+        await asyncio.sleep(0)
+        return "später"
+
+    seen: list[Message] = []
+    await client.execute_interactive("input name?", output_hook=seen.append, stdin_hook=plain)
+    await client.execute_interactive("password pin?", output_hook=seen.append, stdin_hook=later)
+    assert [(p.message.strip(), p.secret) for p in prompts] == [("name?", False), ("pin?", True)]
+    assert texts(seen) == ["plain", "später"]
+
+
+async def test_without_a_hook_there_is_no_input(client: KernelClient) -> None:
+    """Code that asks for input where there is none gets an error instead of waiting for ever."""
+    reply = await client.execute_interactive("input x", output_hook=lambda message: None)
+    assert reply.content["ename"] == "StdinNotImplementedError"
+
+
+@pytest.mark.parametrize(
+    ("raised", "ename"), [(KeyboardInterrupt, "KeyboardInterrupt"), (EOFError, "EOFError")]
+)
+async def test_leaving_a_prompt_keeps_the_kernel_usable(
+    client: KernelClient, raised: type[BaseException], ename: str
+) -> None:
+    """Ctrl-C at a prompt interrupts the code, Ctrl-D ends its input, and the kernel goes on."""
+
+    def hook(prompt: Prompt) -> str:
+        raise raised
+
+    quiet = {"output_hook": lambda message: None, "stdin_hook": hook}
+    reply = await client.execute_interactive("input x", timeout=5, **quiet)
+    assert reply.content["ename"] == ename
+    assert texts(await outputs(client.execute("print usable"))) == ["usable"]
+
+
+async def test_a_failing_stdin_hook_is_told_and_the_kernel_goes_on(client: KernelClient) -> None:
+    """What a stdin hook raises comes out of execute_interactive, after the code was interrupted."""
+
+    def hook(prompt: Prompt) -> str:
+        raise OSError("no terminal")
+
+    with pytest.raises(OSError, match="no terminal"):
+        await client.execute_interactive(
+            "input x", output_hook=lambda message: None, stdin_hook=hook, timeout=5
+        )
+    assert texts(await outputs(client.execute("print usable"))) == ["usable"]
+
+
+async def test_a_handler_can_answer_prompts(client: KernelClient) -> None:
+    """Without a hook, a handler of the stdin channel sees the question and may answer it."""
+    client.add_handler(lambda question: client.send_input("hand", question), {"stdin"})
+    request = client.execute("input x", allow_stdin=True)
+    assert texts(await outputs(request)) == ["hand"]
+
+
+# -- execute_interactive -------------------------------------------------------------------
+
+
+async def test_interactive_shows_only_this_cell(client: KernelClient) -> None:
+    """The output hook gets the output of this code and not of another client's."""
+    async with second_client(client) as other:
+        noise = [other.execute("print noise") for _ in range(20)]
+        seen: list[Message] = []
+        reply = await client.execute_interactive("print mine", output_hook=seen.append)
+        await asyncio.gather(*noise)
+    assert reply.content["status"] == "ok"
+    assert texts(seen) == ["mine"]
+
+
+async def test_interactive_prints_by_default(
+    client: KernelClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a hook streams, results and tracebacks are printed where they belong."""
+    await client.execute_interactive("print out\nstderr err\nresult 42")
+    await client.execute_interactive("error ValueError broken")
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == ["out", "42"]
+    assert captured.err.splitlines()[0] == "err"
+    assert "ValueError" in captured.err
+
+
+async def test_what_an_output_hook_raises_comes_out(client: KernelClient) -> None:
+    """An output hook that raises ends execute_interactive with what it raised."""
+
+    async def hook(message: Message) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await client.execute_interactive("print x", output_hook=hook)
+    assert texts(await outputs(client.execute("print usable"))) == ["usable"]
+
+
+# -- interrupt, heartbeat, readiness -------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["signal", "message"])
+async def test_interrupt_reaches_a_running_cell(finder: KernelFinder, mode: str) -> None:
+    """Interrupting ends the running code at once, by signal or by a message on control."""
+    params = {"interrupt_mode": mode}
+    async with run_kernel("echo/echo", finder=finder, launch_params=params) as client:
+        assert client.connection_info.interrupt_mode == mode
+        request = client.execute("print started\nsleep 60")
+        async for message in request:
+            if texts([message]) == ["started"]:
+                break
+        async with asyncio.timeout(5):
+            await client.interrupt()
+            assert (await request).content["ename"] == "KeyboardInterrupt"
+
+
+async def test_responsive_and_alive_are_two_things(client: KernelClient) -> None:
+    """A stopped kernel is alive but not responsive, and responsive again when it goes on."""
+    manager = client.manager
+    assert manager is not None
+    assert client.responsive
+    await manager.signal(signal.SIGSTOP)
+    await eventually(lambda: not client.responsive, timeout=10, interval=0.05)
+    assert await manager.is_alive()
+    await manager.signal(signal.SIGCONT)
+    await eventually(lambda: client.responsive, timeout=10, interval=0.05)
+
+
+async def test_a_busy_kernel_is_responsive_and_can_be_attached_to(client: KernelClient) -> None:
+    """A client can become ready while another's cell runs: control does not wait behind it."""
+    request = client.execute("print started\nsleep 60")
+    async for message in request:
+        if texts([message]) == ["started"]:
+            break
+    async with KernelClient(client.connection_info) as other:
+        info = await other.wait_for_ready(5)
+        assert info["implementation"] == "echo"
+    await client.interrupt()
+    await request
+
+
+@pytest.mark.parametrize("arguments", [[], ["--no-welcome"], ["--answer-delay", "0.7"]])
+async def test_ready_means_that_nothing_is_missed(
+    finder: KernelFinder, arguments: list[str]
+) -> None:
+    """After wait_for_ready the first request's output is complete, with iopub_welcome or without."""
+    params = {"arguments": arguments, "transport": "tcp"}
+    async with run_kernel("echo/echo", finder=finder, launch_params=params) as first:
+        for _ in range(3):
+            async with second_client(first) as client:
+                messages = await outputs(client.execute("print x"))
+                assert messages[0].content["execution_state"] == "busy"
+                assert texts(messages) == ["x"]
+
+
+async def test_waiting_for_a_kernel_that_dies_ends_at_once(finder: KernelFinder) -> None:
+    """wait_for_ready raises KernelDied as soon as the process ends, long before its timeout."""
+    info, manager = await finder.launch(
+        "echo/echo", launch_params={"arguments": ["--never-answer"]}
+    )
+    assert manager is not None
+    async with manager, KernelClient(info, manager=manager) as client:
+        ready = asyncio.create_task(client.wait_for_ready(60))
+        await asyncio.sleep(0)
+        started = time.monotonic()
+        await manager.kill()
+        with pytest.raises(KernelDied, match="SIGKILL"):
+            await ready
+        assert time.monotonic() - started < 2
+
+
+async def test_a_kernel_that_never_answers_times_out(finder: KernelFinder) -> None:
+    """wait_for_ready names the phase, and says that the process is alive."""
+    info, manager = await finder.launch(
+        "echo/echo", launch_params={"arguments": ["--never-answer"]}
+    )
+    assert manager is not None
+    async with manager, KernelClient(info, manager=manager) as client:
+        with pytest.raises(RequestTimeout, match=r"phase 'ready'.*alive"):
+            await client.wait_for_ready(0.3)
+
+
+# -- ending a kernel -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "how"),
+    [
+        ([], "exit code 0"),
+        (["--ignore-shutdown"], "killed by SIGTERM"),
+        (["--ignore-shutdown", "--ignore-sigterm"], "killed by SIGKILL"),
+    ],
+)
+async def test_ending_escalates(finder: KernelFinder, arguments: list[str], how: str) -> None:
+    """A kernel is asked, then terminated, then killed, and its files are gone afterwards."""
+    params: dict[str, Any] = {"arguments": arguments}
+    manager, client = await start_kernel("echo/echo", finder=finder, launch_params=params)
+    assert manager is not None
+    request = client.execute("sleep 60")
+    await client.shutdown_or_terminate(timeout=0.3)
+    assert str(await manager.wait()) == how
+    with pytest.raises(KernelDied):
+        await request
+    await client.shutdown_or_terminate()  # a second time does nothing
+    client.close()
+
+
+async def test_ending_without_a_manager_is_polite(client: KernelClient) -> None:
+    """Without a manager the kernel is asked by message alone."""
+    assert client.manager is not None
+    async with KernelClient(client.connection_info) as other:
+        await other.shutdown_or_terminate()
+    assert str(await client.manager.wait()) == "exit code 0"
+
+
+async def test_ending_cancelled_midway_leaves_nothing(finder: KernelFinder) -> None:
+    """A cancelled shutdown_or_terminate kills the kernel instead of leaving it half ended."""
+    params = {"arguments": ["--ignore-shutdown", "--ignore-sigterm"]}
+    manager, client = await start_kernel("echo/echo", finder=finder, launch_params=params)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await client.shutdown_or_terminate(timeout=60)
+    assert manager is not None
+    assert not await manager.is_alive()
+    client.close()
+
+
+# -- what a client costs -------------------------------------------------------------------
+
+
+async def test_a_client_costs_no_thread_and_few_descriptors(client: KernelClient) -> None:
+    """A further client adds no thread, and six descriptors while control and heartbeat are unused."""
+    threads = set(threading.enumerate())
+    descriptors = len(os.listdir("/proc/self/fd"))
+    clients = [KernelClient(client.connection_info, manager=client.manager) for _ in range(10)]
+    for other in clients:
+        await other.wait_for_ready(10)
+    added = len(os.listdir("/proc/self/fd")) - descriptors
+    assert set(threading.enumerate()) == threads
+    assert added <= 6 * len(clients)
+    for other in clients:
+        other.close()
+
+
+async def test_a_client_needs_a_running_loop() -> None:
+    """Made in a thread without a loop, the client says which class to use instead."""
+    raised: list[BaseException] = []
+
+    def make(manager: KernelManager | None = None) -> None:
+        try:
+            KernelClient(None, manager=manager)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    assert "BlockingKernelClient" in str(raised[0])
+
+
+async def test_clients_on_two_loops_at_once(client: KernelClient) -> None:
+    """Two loops in two threads talk to one kernel with a client each, side by side."""
+
+    async def talk() -> list[str]:
+        async with KernelClient(client.connection_info) as other:
+            await other.wait_for_ready(10)
+            requests = [other.execute(f"print {n}") for n in range(20)]
+            return [texts(await outputs(request))[0] for request in requests]
+
+    mine, theirs = await asyncio.gather(talk(), asyncio.to_thread(asyncio.run, talk()))
+    assert mine == theirs == [str(n) for n in range(20)]

@@ -1,0 +1,230 @@
+"""The public names, what importing them costs, and what the part that travels may use."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import kernel_mgmt
+import pytest
+
+SOURCE = Path(kernel_mgmt.__file__).parent
+
+PUBLIC = [
+    "BlockingKernelClient",
+    "BlockingKernelManager",
+    "BlockingRequest",
+    "ClientClosed",
+    "ConnectionFileError",
+    "ConnectionInfo",
+    "ExitStatus",
+    "InvalidSignature",
+    "KernelClient",
+    "KernelDied",
+    "KernelFinder",
+    "KernelManager",
+    "KernelMgmtError",
+    "KernelProblem",
+    "KernelRecord",
+    "KernelRestarted",
+    "KernelType",
+    "LaunchError",
+    "LaunchProgress",
+    "LaunchRequest",
+    "Launched",
+    "MalformedMessage",
+    "Message",
+    "NannyError",
+    "NoSuchKernel",
+    "NoSuchProvider",
+    "Prompt",
+    "ProtocolError",
+    "ProviderError",
+    "Request",
+    "RequestTimeout",
+    "Session",
+    "__version__",
+    "hookimpl",
+    "hookspec",
+    "run_kernel",
+    "run_kernel_blocking",
+    "start_kernel",
+    "start_kernel_blocking",
+]
+
+
+def run(*arguments: str, python: str = sys.executable) -> str:
+    """What an interpreter of its own prints, with our source but nothing else installed by us."""
+    process = subprocess.run(
+        [python, *arguments], capture_output=True, text=True, check=False, cwd=SOURCE.parent
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+# --- public names --------------------------------------------------------------------------------
+
+
+def test_public_names() -> None:
+    """These are the public names; whoever changes the list changes the promise."""
+    assert sorted(kernel_mgmt.__all__) == PUBLIC
+    assert set(PUBLIC) <= set(dir(kernel_mgmt))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_name_resolves(name: str) -> None:
+    """Every public name is there, and is the very object that its module has."""
+    value = getattr(kernel_mgmt, name)
+    if name != "__version__":
+        module = importlib.import_module(f"kernel_mgmt.{kernel_mgmt._MODULE_OF[name]}")
+        assert getattr(module, name) is value
+        assert name in module.__all__
+
+
+def test_unknown_name() -> None:
+    """A name that does not exist is an AttributeError that says so."""
+    with pytest.raises(AttributeError, match="module 'kernel_mgmt' has no attribute 'spam'"):
+        _ = kernel_mgmt.spam
+
+
+def test_type_checkers_see_the_same() -> None:
+    """The imports for type checkers are those that happen lazily, name by name."""
+    tree = ast.parse((SOURCE / "__init__.py").read_text())
+    (block,) = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    static: dict[str, list[str]] = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        assert [alias.asname for alias in node.names] == [alias.name for alias in node.names]
+        static.setdefault(node.module or "", []).extend(alias.name for alias in node.names)
+    assert {module: sorted(names) for module, names in static.items()} == {
+        module: sorted(names) for module, names in kernel_mgmt._MODULES.items()
+    }
+
+
+def test_version_is_the_distributions() -> None:
+    """The version in the source is the one that is installed."""
+    assert kernel_mgmt.__version__ == importlib.metadata.version("kernel-mgmt-core")
+
+
+# --- what importing costs ------------------------------------------------------------------------
+
+
+def test_import_is_cheap() -> None:
+    """Importing the package imports none of what takes its time."""
+    code = "import sys, kernel_mgmt; print(*sys.modules, sep='\\n')"
+    modules = run("-c", code).split()
+    assert not {"zmq", "tornado", "pluggy", "asyncio", "orjson", "jupyter_core"} & set(modules)
+    assert [name for name in modules if name.startswith("kernel_mgmt")] == ["kernel_mgmt"]
+
+
+#: What runs on hosts that have nothing of ours, as modules of kernel_mgmt.
+TRAVELS = [
+    "protocol",
+    "connection",
+    "errors",
+    "manager",
+    "process",
+    "background",
+    "launch",
+    "local",
+]
+
+FOREIGN = """
+import sys
+before = set(sys.modules)  # what the environment's own .pth files import
+for name in sys.argv[1:]:
+    __import__(f"kernel_mgmt.{name}")
+names = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(*sorted(names - set(sys.stdlib_module_names) - {"kernel_mgmt"}))
+"""
+
+
+def test_what_travels_imports_nothing() -> None:
+    """The part that the nanny takes along needs the standard library alone, and orjson if any."""
+    assert set(run("-c", FOREIGN, *TRAVELS).split()) <= {"orjson", "zmq"}
+
+
+def travelling_files() -> list[Path]:
+    """The source files of the part that travels."""
+    paths = [SOURCE / "__init__.py", *(SOURCE / "nanny").rglob("*.py")]
+    for name in TRAVELS:
+        path = SOURCE / name
+        paths += path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]
+    return paths
+
+
+@pytest.mark.parametrize("path", travelling_files(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_what_travels_is_python_3_9(path: Path) -> None:
+    """What travels has no syntax that Python 3.9 does not know."""
+    ast.parse(path.read_text(), feature_version=(3, 9))
+
+
+def interpreters() -> list[str]:
+    """This interpreter, and each Python 3.9 that is there and starts."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    candidates = [shutil.which("python3.9"), *map(str, pyenv.glob("3.9.*/bin/python3.9"))]
+    found = [sys.executable]
+    for python in filter(None, candidates):
+        # pyenv's shims are there even when they lead nowhere.
+        command = [python, "-c", "import sys; print(sys.version_info[:2])"]
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        if process.stdout.strip() == "(3, 9)":
+            found.append(python)
+    return found
+
+
+LAUNCH = """
+import asyncio, sys, tempfile
+from pathlib import Path
+from kernel_mgmt.connection import CHANNELS, ConnectionInfo
+from kernel_mgmt.launch import KernelType, LaunchRequest
+from kernel_mgmt.local import launch_local
+from kernel_mgmt.protocol import Session
+
+KERNEL = '''
+import json, socket, sys, time
+info = json.load(open(sys.argv[1]))
+listening = []
+for channel in ("shell", "iopub", "stdin", "control", "hb"):
+    listening.append(socket.socket(socket.AF_UNIX))
+    listening[-1].bind(f"{info['ip']}-{info[channel + '_port']}")
+    listening[-1].listen()
+time.sleep(60)
+'''
+
+async def main(directory):
+    request = LaunchRequest(KernelType("x"), kernel_id="1")
+    info, manager = await launch_local(
+        request,
+        lambda path: [sys.executable, "-c", KERNEL, str(path)],
+        runtime_dir=Path(directory),
+        transport="ipc",
+    )
+    assert await manager.is_alive()
+    session = Session(info.key)
+    message = session.message("status", {"a": float("nan")})
+    assert str(Session(info.key).deserialize(session.serialize(message)).content["a"]) == "nan"
+    assert message.date.tzinfo is not None
+    await manager.kill()
+    await manager.cleanup()
+    print(await manager.wait())
+
+with tempfile.TemporaryDirectory() as directory:
+    asyncio.run(main(directory))
+"""
+
+
+@pytest.mark.parametrize("python", interpreters())
+def test_what_travels_runs(python: str) -> None:
+    """What travels launches and stops a kernel with a bare interpreter, also Python 3.9."""
+    # -S: no site-packages, and so neither orjson nor anything else that is installed.
+    assert run("-S", "-c", LAUNCH, python=python) == "killed by SIGKILL\n"
