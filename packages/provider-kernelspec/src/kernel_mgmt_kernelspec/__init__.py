@@ -1,0 +1,42 @@
+"""The provider ``spec``: the Jupyter kernelspecs installed on this machine, in any language."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable
+
+from kernel_mgmt import KernelProblem, KernelType, Launched, LaunchRequest, hookimpl
+
+from .kernelspec import KernelSpec, KernelspecError, find_kernelspecs, logos
+from .launching import launch_kernelspec
+
+__all__ = [
+    "KernelSpec",
+    "KernelspecError",
+    "find_kernelspecs",
+    "kernel_mgmt_find_kernels",
+    "kernel_mgmt_launch_kernel",
+    "logos",
+]
+
+
+@hookimpl
+def kernel_mgmt_find_kernels() -> Iterable[KernelType | KernelProblem]:
+    """Give the kernelspecs of Jupyter's search path, and what is wrong with the bad ones."""
+    return find_kernelspecs()
+
+
+@hookimpl
+def kernel_mgmt_launch_kernel(request: LaunchRequest) -> Awaitable[Launched]:
+    """Launch a kernelspec's command on this machine.
+
+    ``request.launch_params`` may have:
+
+    - ``transport``: ``"ipc"`` for Unix sockets in a private directory, or ``"tcp"`` for the
+      loopback interface; without it, ``ipc`` when the command is known to be ipykernel.
+    - for each ``{name}`` in the kernelspec's ``argv``, a value of that name.
+
+    Raises:
+        LaunchError: a parameter is wrong (phase ``resolve``), or the kernel could not be started
+            (phase ``start``).
+    """
+    return launch_kernelspec(request)
