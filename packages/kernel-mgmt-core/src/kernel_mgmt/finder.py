@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import contextlib
 import difflib
 import inspect
 import os
-import queue
+import re
 import threading
-import time
 import uuid
-from collections.abc import Awaitable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from .connection import ConnectionInfo
 from .errors import (
@@ -23,6 +25,7 @@ from .errors import (
     NoSuchProvider,
     ProviderError,
 )
+from .hookspecs import PROJECT_NAME
 from .launch import (
     KernelProblem,
     KernelRecord,
@@ -32,12 +35,21 @@ from .launch import (
     ProgressHandler,
     PromptHandler,
 )
+from .manager import KernelManager
 from .plugins import Problem, Provider, load_providers, wrap_plugins
 
 __all__ = ["KernelFinder"]
 
 #: How long all providers together may take to find their kernels, in seconds.
 FIND_TIMEOUT = 2.0
+
+# It becomes part of the names of files, containers and the like.
+_KERNEL_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+T = TypeVar("T")
+
+#: What one provider's find hook gave.
+Answer = tuple[list[KernelType], list[KernelProblem]]
 
 
 class KernelFinder:
@@ -58,6 +70,8 @@ class KernelFinder:
         self._providers, self._load_problems = wrap_plugins(plugins or {})
         self._find_problems: dict[str, list[Problem]] = {}
         self._find_timeout = find_timeout
+        #: Those who have been asked and have not answered yet: they are not asked again.
+        self._asked: dict[str, concurrent.futures.Future[Answer]] = {}
 
     @classmethod
     def from_entrypoints(cls) -> KernelFinder:
@@ -101,7 +115,8 @@ class KernelFinder:
         if not slash:
             return self._get_by_bare_name(type_id)
         types = self._find([self._provider(provider_id, type_id)])
-        return self._pick(types, name) or self._not_found(type_id, name, types, [provider_id])
+        problems = self._find_problems[provider_id]
+        return self._pick(types, name) or self._not_found(type_id, name, types, problems)
 
     def _get_by_bare_name(self, name: str) -> KernelType:
         types = self.find_kernels()
@@ -111,7 +126,7 @@ class KernelFinder:
         if len(same) == 1:
             return same[0]
         if not same:
-            return self._not_found(name, name, types, list(self._providers))
+            return self._not_found(name, name, types, self.problems)
         ids = [kernel_type.id for kernel_type in same]
         raise NoSuchKernel(
             f"Several kernel types are named {name!r}: {', '.join(ids)}; say which one.",
@@ -127,23 +142,29 @@ class KernelFinder:
         folded = [t for t in types if t.name.casefold() == name.casefold()]
         return folded[0] if len(folded) == 1 else None
 
+    @staticmethod
     def _not_found(
-        self, type_id: str, name: str, types: list[KernelType], asked: list[str]
+        type_id: str, name: str, types: list[KernelType], problems: list[Problem]
     ) -> NoReturn:
         """Say what is wrong with the type, or else which ones are near, or else which there are."""
-        ids = {t.name: t.id for t in types}
-        near = [ids[n] for n in difflib.get_close_matches(name, ids, n=3, cutoff=0.5)]
-        problems = [p for provider_id in asked for p in self._find_problems.get(provider_id, ())]
-        exact = [p for p in problems if p.kernel.casefold() == name.casefold()]
+        by_name: dict[str, list[str]] = {}
+        for kernel_type in types:
+            by_name.setdefault(kernel_type.name.casefold(), []).append(kernel_type.id)
+        near_names = difflib.get_close_matches(name.casefold(), by_name, n=3, cutoff=0.5)
+        near = [near_id for near_name in near_names for near_id in by_name[near_name]]
+        exact = [p for p in problems if p.kernel and p.kernel.casefold() == name.casefold()]
         general = [p for p in problems if not p.kernel]
         if exact:
             advice = " ".join(problem.message for problem in exact)
         elif near:
             advice = f"did you mean {' or '.join(near)}?"
-        elif general:
+        elif general and type_id != name:  # all of them are the one provider's
             advice = " ".join(problem.message for problem in general)
         elif types:
-            advice = f"there are {', '.join(t.id for t in types[:10])}."
+            known = f"there are {', '.join(t.id for t in types[:10])}."
+            advice = " ".join([known, *map(str, general)])
+        elif problems:
+            advice = " ".join(["no kernel was found at all.", *map(str, problems)])
         else:
             advice = "no kernel was found at all; install a provider, such as kernel-mgmt-native."
         raise NoSuchKernel(
@@ -160,15 +181,18 @@ class KernelFinder:
                     f"The provider {provider_id!r} of {type_id!r} cannot be used: "
                     f"{problem.message}",
                     provider=provider_id,
-                    distributions=[problem.distribution] if problem.distribution else [],
+                    distributions=problem.distributions,
                 )
-        near = difflib.get_close_matches(provider_id, self._providers, n=3, cutoff=0.5)
-        advice = (
-            f"did you mean {' or '.join(near)}?"
-            if near
-            else f"pip install kernel-mgmt-{provider_id}, if there is such a distribution "
-            f"(installed are: {', '.join(self._providers) or 'none'})."
-        )
+        folded = {known.casefold(): known for known in self._providers}
+        near_names = difflib.get_close_matches(provider_id.casefold(), folded, n=3, cutoff=0.5)
+        near = [folded[near_name] for near_name in near_names]
+        installed = f"(installed are: {', '.join(self._providers) or 'none'})."
+        if near:
+            advice = f"did you mean {' or '.join(near)}?"
+        elif not provider_id:
+            advice = f"the id of a kernel type is provider/name {installed}"
+        else:
+            advice = f"pip install kernel-mgmt-{provider_id}, if there is such a distribution {installed}"
         raise NoSuchProvider(
             f"There is no provider {provider_id!r} for {type_id!r}; {advice}",
             type_id=type_id,
@@ -177,32 +201,28 @@ class KernelFinder:
 
     def _find(self, providers: list[Provider]) -> list[KernelType]:
         """Ask some providers at the same time, each in a thread so that none can block us."""
-        answers: queue.SimpleQueue[tuple[str, list[KernelType], list[KernelProblem]]]
-        answers = queue.SimpleQueue()
+        asked = {provider.id: self._ask(provider) for provider in providers}
+        concurrent.futures.wait(asked.values(), self._find_timeout)
+        types: list[KernelType] = []
         for provider in providers:
-            self._find_problems[provider.id] = []
-            threading.Thread(
-                target=lambda p=provider: answers.put((p.id, *_ask(p))),
-                name=f"kernel-mgmt-find-{provider.id}",
-                daemon=True,
-            ).start()
-        waiting = {provider.id: provider for provider in providers}
-        found: dict[str, list[KernelType]] = {}
-        deadline = time.monotonic() + self._find_timeout
-        while waiting:
-            try:
-                answer = answers.get(timeout=max(0, deadline - time.monotonic()))
-            except queue.Empty:
-                break
-            provider_id, found[provider_id], problems = answer
-            self._note(waiting.pop(provider_id), problems)
-        for provider in waiting.values():
-            slow = (
-                f"It did not list its kernels within {self._find_timeout:g} s; "
-                "finding must be local and quick."
-            )
-            self._note(provider, [KernelProblem("", slow)])
-        return [t for provider in providers for t in found.get(provider.id, ())]
+            if asked[provider.id].done():
+                found, problems = asked[provider.id].result()
+            else:
+                slow = (
+                    f"It did not list its kernels within {self._find_timeout:g} s; "
+                    "finding must be local and quick."
+                )
+                found, problems = [], [KernelProblem("", slow)]
+            types += found
+            self._note(provider, problems)
+        return types
+
+    def _ask(self, provider: Provider) -> concurrent.futures.Future[Answer]:
+        before = self._asked.get(provider.id)
+        if before is not None and not before.done():
+            return before  # else a provider that never answers would cost a thread each time
+        self._asked[provider.id] = _in_thread(f"find-{provider.id}", lambda: _answer(provider))
+        return self._asked[provider.id]
 
     def _note(self, provider: Provider, problems: list[KernelProblem]) -> None:
         self._find_problems[provider.id] = [
@@ -234,7 +254,8 @@ class KernelFinder:
             cwd: the kernel's working directory.
             env: environment variables to set for the kernel; a value of None removes one.
             launch_params: parameters that the provider understands.
-            kernel_id: the id of the new kernel; a fresh UUID by default.
+            kernel_id: the id of the new kernel, up to 128 ASCII letters, digits, ``.``, ``_`` and
+                ``-``; a fresh UUID by default.
             connection_info: endpoints and key that the kernel shall use.
             on_progress: is told of each step, a :class:`LaunchProgress`.
             on_prompt: answers a :class:`Prompt`, at once or as an awaitable.
@@ -247,10 +268,19 @@ class KernelFinder:
             ProviderError: the provider cannot launch, or broke its contract.
             LaunchError: the launch failed; nothing of it is left.
         """
-        kernel_type = type_id if isinstance(type_id, KernelType) else self.get(type_id)
+        if isinstance(type_id, KernelType):
+            kernel_type = type_id
+        else:
+            kernel_type = await _result(_in_thread("get", lambda: self.get(type_id)))
         provider = self._provider(kernel_type.provider, kernel_type.id)
         if not provider.can_launch:
             raise self._provider_error(provider, "it has no launch hook")
+        if kernel_id is not None and not _KERNEL_ID.fullmatch(kernel_id):
+            raise LaunchError(
+                f"the kernel id {kernel_id[:200]!r} cannot be used.",
+                phase="resolve",
+                advice="Take up to 128 ASCII letters, digits, '.', '_' and '-'; or leave it out.",
+            )
         request = LaunchRequest(
             kernel_type=kernel_type,
             kernel_id=kernel_id or str(uuid.uuid4()),
@@ -283,9 +313,9 @@ class KernelFinder:
         return await self._call(provider, "attach", record=record)
 
     async def _call(self, provider: Provider, what: str, **arguments: Any) -> Launched:
+        hook = getattr(provider.hooks, f"{PROJECT_NAME}_{what}_kernel")
         try:
-            hook = getattr(provider.hooks, f"kernel_mgmt_{what}_kernel")
-            awaitable: Awaitable[Launched] | None = hook(**arguments)
+            awaitable = hook(**arguments)
             if not inspect.isawaitable(awaitable):
                 raise self._provider_error(
                     provider, f"its {what} hook gave {awaitable!r} instead of an awaitable"
@@ -295,15 +325,16 @@ class KernelFinder:
             raise
         except Exception as error:
             raise LaunchError(
-                f"the provider {provider.id!r} raised {type(error).__name__}: {error}.",
+                f"the provider {provider.id!r} raised {_told(error)}.",
                 phase="start",
                 advice=f"This is a defect of {provider.distribution or 'the provider'}.",
             ) from error
-        if not isinstance(launched, Launched):
-            raise self._provider_error(
-                provider, f"its {what} hook gave {launched!r} instead of a Launched"
-            )
-        return launched
+        match launched:
+            case Launched(ConnectionInfo(), KernelManager() | None):
+                return launched
+        raise self._provider_error(
+            provider, f"its {what} hook gave {launched!r} instead of a Launched"
+        )
 
     @staticmethod
     def _provider_error(provider: Provider, what: str) -> ProviderError:
@@ -314,26 +345,68 @@ class KernelFinder:
         )
 
 
-def _ask(provider: Provider) -> tuple[list[KernelType], list[KernelProblem]]:
+def _answer(provider: Provider) -> Answer:
     """Call a find hook; whatever it does wrong becomes a problem."""
-    found: list[KernelType] = []
+    found: dict[str, KernelType] = {}
     problems: list[KernelProblem] = []
-    if not provider.can_find:
-        return found, problems
     try:
-        answer = provider.hooks.kernel_mgmt_find_kernels()
-        if inspect.iscoroutine(answer):
-            answer.close()
-            raise TypeError("its find hook is 'async def', and hooks are plain functions")
-        for item in answer if answer is not None else ():
-            if isinstance(item, KernelType):
-                found.append(replace(item, provider=provider.id))
-            elif isinstance(item, KernelProblem):
-                problems.append(item)
-            else:
-                raise TypeError(f"it found {item!r}, which is no KernelType")
-    except Exception as error:  # noqa: BLE001 - a stranger's code must not cost the others
-        detail = " ".join(str(error).split()).rstrip(".")
-        message = f"Listing its kernels failed: {type(error).__name__}: {detail}."
-        problems.append(KernelProblem("", message))
-    return found, problems
+        for item in _items(provider):
+            match item:
+                case KernelProblem(str(), str()):
+                    problems.append(item)
+                case KernelType(str(name)) if name and name not in found:
+                    found[name] = replace(item, provider=provider.id)
+                case KernelType(str(name)) if name:
+                    twice = "It gave two kernel types of this name; the first counts."
+                    problems.append(KernelProblem(name, twice))
+                case _:
+                    wrong = f"It found {item!r}, which is no KernelType with a name."
+                    problems.append(KernelProblem("", wrong))
+    except BaseException as error:  # noqa: BLE001 - a stranger's code must not cost the others
+        problems.append(KernelProblem("", f"Listing its kernels failed: {_told(error)}."))
+    return list(found.values()), problems
+
+
+def _items(provider: Provider) -> Iterator[object]:
+    if not provider.can_find:
+        return
+    answer = provider.hooks.kernel_mgmt_find_kernels()
+    if inspect.iscoroutine(answer):
+        answer.close()
+        raise TypeError("its find hook is 'async def', and hooks are plain functions")
+    if answer is not None:
+        yield from answer
+
+
+def _told(error: BaseException) -> str:
+    """Give an error in one line, without a full stop."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _in_thread(name: str, function: Callable[[], T]) -> concurrent.futures.Future[T]:
+    """Call a function in a thread of its own, which keeps nobody from exiting."""
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - for whoever waits
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=f"kernel-mgmt-{name}", daemon=True).start()
+    return future
+
+
+async def _result(future: concurrent.futures.Future[T]) -> T:
+    """Wait for a future without blocking the loop, which may be closed before it is done."""
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def tell(_: object) -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(done.set)
+
+    future.add_done_callback(tell)
+    await done.wait()
+    return future.result()

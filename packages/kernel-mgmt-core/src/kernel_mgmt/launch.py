@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ __all__ = [
     "Prompt",
     "PromptHandler",
 ]
+
+logger = logging.getLogger("kernel_mgmt")
 
 
 @dataclass(frozen=True)
@@ -125,9 +128,13 @@ class LaunchRequest:
     on_prompt: PromptHandler | None = None
 
     def progress(self, phase: str, message: str = "", fraction: float | None = None) -> None:
-        """Report a step to whoever asked for it."""
-        if self.on_progress is not None:
+        """Report a step to whoever asked for it; what they raise is logged."""
+        if self.on_progress is None:
+            return
+        try:
             self.on_progress(LaunchProgress(phase, message, fraction))
+        except Exception:
+            logger.exception("A progress handler raised")
 
     async def prompt(self, message: str, *, secret: bool = True, phase: str = "connect") -> str:
         """Ask the user.
@@ -138,7 +145,7 @@ class LaunchRequest:
             phase: what the launch is about, for the error.
 
         Raises:
-            LaunchError: nobody is there to be asked.
+            LaunchError: nobody is there to be asked, or there is no answer.
         """
         if self.on_prompt is None:
             raise LaunchError(
@@ -146,8 +153,22 @@ class LaunchRequest:
                 phase=phase,
                 advice="Pass on_prompt=, or set things up so that nothing needs to be asked.",
             )
-        answer = self.on_prompt(Prompt(message, secret))
-        return await answer if inspect.isawaitable(answer) else answer
+        try:
+            answer = self.on_prompt(Prompt(message, secret))
+            if inspect.isawaitable(answer):
+                answer = await answer
+        except Exception as error:
+            # Its text is left out: it may hold what was typed.
+            raise LaunchError(
+                f"{message!r} was asked, and on_prompt raised {type(error).__name__}.", phase=phase
+            ) from error
+        if not isinstance(answer, str):
+            raise LaunchError(
+                f"{message!r} was asked, and on_prompt gave no string.",
+                phase=phase,
+                advice="It must give the answer, or raise.",
+            )
+        return answer
 
 
 class Launched(NamedTuple):

@@ -125,6 +125,7 @@ async def launch_local(
     """
     request.progress("start", f"Starting {request.kernel_type.display_name or 'the kernel'}")
     _check_cwd(request.cwd)
+    _check_endpoints(request.connection_info)
     environment = _environment(env, request.env)
     try:
         return await _launch_once(request, make_argv, runtime_dir, transport, environment)
@@ -215,12 +216,39 @@ def _make_private(directory: Path) -> None:
 
 
 def _check_cwd(cwd: Path | None) -> None:
-    # Popen's own error does not tell a missing directory from a missing command.
-    if cwd is not None and not cwd.is_dir():
+    # Popen's own errors do not tell a directory from a command.
+    if cwd is None or (os.path.isdir(cwd) and os.access(cwd, os.X_OK)):
+        return
+    if not os.path.exists(cwd):
+        reason = "does not exist"
+    elif not os.path.isdir(cwd):
+        reason = "is not a directory"
+    else:
+        reason = "may not be entered"
+    raise LaunchError(
+        f"The working directory {str(cwd)!r} {reason}.",
+        phase="start",
+        advice="Create it, or pass another cwd.",
+    )
+
+
+def _check_endpoints(info: ConnectionInfo | None) -> None:
+    """Refuse given endpoints that are incomplete, or another kernel's: we would take it for ours."""
+    if info is None:
+        return
+    try:
+        for channel in CHANNELS:
+            info.endpoint(channel)
+    except ConnectionFileError as error:
         raise LaunchError(
-            f"The working directory {str(cwd)!r} does not exist.",
+            _one_line(error) + ".", phase="start", advice="Pass another connection_info, or none."
+        ) from error
+    taken = [channel for channel in CHANNELS if _accepts(info, channel)]
+    if taken:
+        raise LaunchError(
+            f"Something accepts connections at the given endpoints of {', '.join(taken)} already.",
             phase="start",
-            advice="Create it, or pass another cwd.",
+            advice="End the kernel that uses them first, or pass another connection_info.",
         )
 
 
@@ -247,60 +275,63 @@ def _spawn(argv: Sequence[str], cwd: Path | None, environment: Mapping[str, str]
         return KernelProcess(argv, cwd=cwd, env=environment)
     except FileNotFoundError:
         raise LaunchError(
-            f"The command {argv[0]!r} was not found.",
+            f"The command {argv[0]!r} was not found, or the interpreter that its first line names.",
             phase="start",
             advice="Install the kernel again, or mend the first word of its argv.",
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise LaunchError(
-            f"The command {argv[0]!r} cannot be run: {_one_line(error)}.",
+            f"The command {argv[0]!r} cannot be run: {error.strerror}.",
             phase="start",
             advice="Check that it is a program that this user may run.",
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise LaunchError(
+            f"A process cannot be given this argv and env: {_one_line(error)}.",
+            phase="start",
+            advice="Both hold strings, without NUL.",
         ) from error
 
 
 async def _accepting(info: ConnectionInfo, process: KernelProcess) -> None:
     """Wait until every channel accepts connections, or the process ends."""
     started = time.monotonic()
-    exited = asyncio.ensure_future(process.wait())
-    try:
-        for channel in CHANNELS:
-            while not await _accepts(info, channel):
-                # Looking costs the starting kernel its processor: at most 2 % of the wait.
-                interval = min(max((time.monotonic() - started) * 0.02, 0.002), 0.05)
-                await asyncio.wait({exited}, timeout=interval)
-                if exited.done():
-                    raise LaunchError(
-                        f"The kernel ended before it accepted connections: {exited.result()}.",
-                        phase="start",
-                        advice="Its own output tells why."
-                        if process.log_tail(1)
-                        else "It wrote nothing; run its command by hand to see why.",
-                        exit_status=exited.result(),
-                        log_tail=process.log_tail(50),
-                    )
-    finally:
-        exited.cancel()
+    for channel in CHANNELS:
+        while not _accepts(info, channel):
+            status = process.exit_status
+            if status is not None:
+                raise LaunchError(
+                    f"The kernel ended before it accepted connections: {status}.",
+                    phase="start",
+                    advice="Its own output tells why."
+                    if process.log_tail(1)
+                    else "It wrote nothing; run its command by hand to see why.",
+                    exit_status=status,
+                    log_tail=process.log_tail(50),
+                )
+            # Looking costs the starting kernel its processor: at most 2 % of the wait.
+            await asyncio.sleep(min(max((time.monotonic() - started) * 0.02, 0.002), 0.05))
 
 
-async def _accepts(info: ConnectionInfo, channel: str) -> bool:
+def _accepts(info: ConnectionInfo, channel: str) -> bool:
+    """Tell whether something listens at a channel's address, which is one of this machine."""
+    address: str | tuple[str, int]
     if info.transport == "ipc":
-        path = str(info.socket_path(channel))
-        if not os.path.exists(path):
-            return False
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.setblocking(False)
-            return probe.connect_ex(path) == 0
-    address = (_reachable(info.ip), getattr(info, f"{channel}_port"))
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        family, address = socket.AF_UNIX, str(info.socket_path(channel))
+    else:
+        ip = _reachable(info.ip)
+        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+        address = (ip, getattr(info, f"{channel}_port"))
     with socket.socket(family) as probe:
-        probe.setblocking(False)
+        # One's own machine takes or refuses a connection at once. Not done by the event loop: to
+        # be cancelled in the middle would leave it with a descriptor that is closed.
+        probe.settimeout(0.01)
         try:
-            await asyncio.wait_for(asyncio.get_running_loop().sock_connect(probe, address), 1)
-        except (OSError, asyncio.TimeoutError):
+            probe.connect(address)
+            # A connection to a TCP port that nobody listens on can, rarely, meet itself.
+            return info.transport == "ipc" or bool(probe.getsockname() != probe.getpeername())
+        except OSError:  # refused, or accepted by a kernel that ended in the same moment
             return False
-        # A connection to a port that nobody listens on can, rarely, meet itself.
-        return bool(probe.getsockname() != probe.getpeername())
 
 
 def _reachable(ip: str) -> str:
@@ -309,15 +340,21 @@ def _reachable(ip: str) -> str:
 
 
 def _remove_files(connection_file: Path, info: ConnectionInfo) -> None:
+    _remove(connection_file.unlink)
+    if info.transport == "ipc":
+        for channel in CHANNELS:
+            _remove(info.socket_path(channel).unlink)
+        directory = Path(info.ip).parent
+        # A directory of somebody else's choice may hold what is not ours.
+        if directory.name.startswith(_SOCKET_DIR_PREFIX):
+            _remove(lambda: shutil.rmtree(directory))
+
+
+def _remove(remove: Callable[[], object]) -> None:
     try:
-        connection_file.unlink(missing_ok=True)
-        if info.transport == "ipc":
-            for channel in CHANNELS:
-                info.socket_path(channel).unlink(missing_ok=True)
-            directory = Path(info.ip).parent
-            # A directory of somebody else's choice may hold what is not ours.
-            if directory.name.startswith(_SOCKET_DIR_PREFIX) and directory.exists():
-                shutil.rmtree(directory)
+        remove()
+    except FileNotFoundError:
+        pass  # never made, or removed already
     except OSError as error:
         logger.warning("Left behind after a kernel: %s", error)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -13,7 +16,10 @@ import pluggy
 from . import hookspecs
 from .errors import ProviderError
 
-__all__ = ["Problem", "Provider", "load_providers"]
+__all__ = ["Problem", "Provider", "load_providers", "wrap_plugins"]
+
+# What stands before the slash of a kernel type's id.
+_ID = re.compile(r"[A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,8 @@ class Problem:
     Attributes:
         provider: the provider's id.
         message: what is wrong and what to do, one sentence.
-        distribution: the installed distribution, ``name version``, when it came from one.
+        distribution: the installed distribution, ``name version``, when it came from one;
+            several, joined by ", ", when they offer the same id.
         kernel: name of the kernel type that is concerned, when it is one alone.
     """
 
@@ -31,6 +38,11 @@ class Problem:
     message: str
     distribution: str = ""
     kernel: str = ""
+
+    @property
+    def distributions(self) -> list[str]:
+        """The installed distributions, one by one."""
+        return self.distribution.split(", ") if self.distribution else []
 
     def __str__(self) -> str:
         what = f"{self.provider}/{self.kernel}" if self.kernel else self.provider
@@ -47,12 +59,17 @@ class Provider:
         distribution: ``name version`` of where it came from; may be empty.
 
     Raises:
-        ProviderError: it implements no hook, a misspelt one, or one with unknown parameters.
+        ProviderError: it implements no hook, a misspelt one, or one with unknown parameters;
+            or its id cannot be one.
     """
 
     def __init__(self, provider_id: str, plugin: object, distribution: str = "") -> None:
         self.id = provider_id
         self.distribution = distribution
+        if not _ID.fullmatch(provider_id):
+            raise self._error("an id has letters, digits, '.', '_' and '-' only")
+        if inspect.isclass(plugin):
+            raise self._error("its entry point names a class, and must name a module or an object")
         manager = pluggy.PluginManager(hookspecs.PROJECT_NAME)
         manager.add_hookspecs(hookspecs)
         try:
@@ -97,21 +114,15 @@ def load_providers(
     by_id: dict[str, list[EntryPoint]] = defaultdict(list)
     for entry in entry_points(group=hookspecs.PROJECT_NAME) if entries is None else entries:
         by_id[entry.name].append(entry)
-    providers: dict[str, Provider] = {}
-    problems: list[Problem] = []
+    made: list[Provider | Problem] = []
     for provider_id, same_id in sorted(by_id.items()):
         names = [_distribution(entry) for entry in same_id]
         if len(same_id) > 1:
-            message = f"{' and '.join(names)} both offer this id; uninstall one of them."
-            problems.append(Problem(provider_id, message, ", ".join(names)))
-            continue
-        try:
-            providers[provider_id] = Provider(provider_id, same_id[0].load(), names[0])
-        except ProviderError as error:
-            problems.append(Problem(provider_id, str(error), names[0]))
-        except Exception as error:  # noqa: BLE001 - whatever a stranger's module raises at import
-            problems.append(Problem(provider_id, _import_failure(error), names[0]))
-    return providers, problems
+            message = f"{' and '.join(names)} offer the same id; uninstall all but one of them."
+            made.append(Problem(provider_id, message, ", ".join(names)))
+        else:
+            made.append(_make_provider(provider_id, same_id[0].load, names[0]))
+    return _sorted(made)
 
 
 def wrap_plugins(plugins: Mapping[str, object]) -> tuple[dict[str, Provider], list[Problem]]:
@@ -120,25 +131,45 @@ def wrap_plugins(plugins: Mapping[str, object]) -> tuple[dict[str, Provider], li
     Args:
         plugins: a module or object that implements the hooks, by provider id.
     """
+    return _sorted(
+        _make_provider(provider_id, partial(plugins.__getitem__, provider_id))
+        for provider_id in plugins
+    )
+
+
+def _make_provider(
+    provider_id: str, load: Callable[[], object], distribution: str = ""
+) -> Provider | Problem:
+    try:
+        return Provider(provider_id, load(), distribution)
+    except KeyboardInterrupt:  # the user's, more likely than the module's
+        raise
+    except ProviderError as error:
+        message = str(error)
+    except BaseException as error:  # noqa: BLE001 - whatever a stranger's module raises at import
+        what = f"{type(error).__name__}: {_one_line(error)}".removesuffix(": ")
+        message = f"It cannot be loaded: {what}. Install it again, with what it depends on."
+    return Problem(provider_id, message, distribution)
+
+
+def _sorted(made: Iterable[Provider | Problem]) -> tuple[dict[str, Provider], list[Problem]]:
     providers: dict[str, Provider] = {}
     problems: list[Problem] = []
-    for provider_id, plugin in plugins.items():
-        try:
-            providers[provider_id] = Provider(provider_id, plugin)
-        except ProviderError as error:
-            problems.append(Problem(provider_id, str(error)))
+    for one in made:
+        if isinstance(one, Provider):
+            providers[one.id] = one
+        else:
+            problems.append(one)
     return providers, problems
 
 
 def _distribution(entry: EntryPoint) -> str:
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else entry.value
-
-
-def _import_failure(error: Exception) -> str:
-    return (
-        f"It cannot be loaded: {type(error).__name__}: {_one_line(error)}. "
-        "Install it again, with what it depends on."
-    )
+    """Give name and version of where an entry point comes from; a broken install has neither."""
+    if entry.dist is None:
+        return entry.value
+    metadata = entry.dist.metadata
+    known = [metadata[key] for key in ("Name", "Version") if key in metadata]
+    return " ".join(known) or entry.value
 
 
 def _one_line(error: BaseException) -> str:

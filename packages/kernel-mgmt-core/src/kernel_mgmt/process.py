@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -21,8 +22,13 @@ from .manager import ExitStatus
 
 __all__ = ["KernelProcess", "OutputHandler"]
 
+logger = logging.getLogger("kernel_mgmt")
+
 #: How much of a kernel's own output is kept, in bytes.
 RING_SIZE = 256 * 1024
+
+#: How often the end of a process is looked for where the system does not tell of it, in seconds.
+_LOOK_INTERVAL = 0.02
 
 _POSIX = os.name == "posix"
 
@@ -33,8 +39,8 @@ OutputHandler = Callable[[str, bytes], object]
 class KernelProcess:
     """A process that leads its own session and group, with its output in a bounded ring.
 
-    The exited process stays a zombie until :meth:`reap`: that pins its process id, so that a
-    signal to its group can never hit strangers.
+    On Linux the exited process stays a zombie until :meth:`kill_group`: that pins its process id,
+    so that a signal to its group can never hit strangers.
 
     Args:
         argv: the command.
@@ -52,6 +58,7 @@ class KernelProcess:
         self._reaped = False
         self._ring = bytearray()
         self._handlers: list[OutputHandler] = []
+        background_loop()  # before the process, which nothing would watch if this failed
         self._popen = subprocess.Popen(
             argv,
             cwd=cwd,
@@ -85,11 +92,11 @@ class KernelProcess:
             os.set_blocking(pipe.fileno(), False)
             self._pipes[name] = pipe
             loop.add_reader(pipe.fileno(), self._read, name)
-        if hasattr(os, "pidfd_open") and hasattr(os, "waitid"):
-            self._pidfd = os.pidfd_open(self.pid)
-            loop.add_reader(self._pidfd, self._on_exit)
+        self._pidfd = _open_pidfd(self.pid)
+        if self._pidfd is not None:
+            loop.add_reader(self._pidfd, self._look_for_exit)
         else:
-            threading.Thread(target=self._wait_in_thread, name="kernel-exit", daemon=True).start()
+            self._look_for_exit()
 
     def _read(self, name: str) -> bool:
         """Take what is in a pipe; tell whether there may be more."""
@@ -111,7 +118,10 @@ class KernelProcess:
                 del self._ring[: len(self._ring) - RING_SIZE]
             handlers = list(self._handlers)
         for handler in handlers:
-            handler(name, data)
+            try:
+                handler(name, data)
+            except Exception:  # noqa: PERF203 - one that raises costs the others nothing
+                logger.exception("An output handler of kernel process %d raised", self.pid)
         return True
 
     def _close_pipe(self, name: str) -> None:
@@ -120,20 +130,17 @@ class KernelProcess:
             background_loop().remove_reader(pipe.fileno())
             pipe.close()
 
-    def _on_exit(self) -> None:
-        self._close_pidfd()
-        # WNOWAIT leaves the zombie, see the class's docstring.
-        result = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        if result is None:
-            return
-        if result.si_code == os.CLD_EXITED:
-            self._exited(ExitStatus(code=result.si_status))
-        else:
-            self._exited(ExitStatus(signal=result.si_status))
+    def _look_for_exit(self) -> None:
+        status = _exit_status(self._popen)
+        if status is not None:
+            self._close_pidfd()
+            self._exited(status)
+        elif self._pidfd is None:
+            background_loop().call_later(_LOOK_INTERVAL, self._look_for_exit)
 
-    def _wait_in_thread(self) -> None:
-        status = ExitStatus.from_returncode(self._popen.wait())
-        call_in_background(self._exited, status)
+    def _close_pipes(self) -> None:
+        for name in tuple(self._pipes):
+            self._close_pipe(name)
 
     def _exited(self, status: ExitStatus) -> None:
         # What it wrote last is in the pipes: whoever learns of the end shall find it in the tail.
@@ -185,25 +192,20 @@ class KernelProcess:
 
     async def kill_group(self) -> None:
         """Kill the process and its group; returns when all of them are gone."""
+        if self._reaped:
+            return
         if _POSIX:
             self.signal_group(signal.SIGKILL)
         else:
             self._popen.kill()
         await self.wait()
-        await self._reap_and_close()
         await _group_gone(self.pid)
-
-    async def _reap_and_close(self) -> None:
-        closed = asyncio.run_coroutine_threadsafe(self._close(), background_loop())
-        await asyncio.shield(asyncio.wrap_future(closed))
-
-    async def _close(self) -> None:
+        # Reaped last: from now on the number may be given to somebody else's group.
         with self._lock:
             if not self._reaped:
                 self._popen.wait()  # at once: it has ended
                 self._reaped = True
-        for name in tuple(self._pipes):
-            self._close_pipe(name)
+        call_in_background(self._close_pipes)
 
     def log_tail(self, lines: int) -> str:
         """Give the last lines that the process wrote, stdout and stderr as they came."""
@@ -222,27 +224,55 @@ def _resolve(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
+def _open_pidfd(pid: int) -> int | None:
+    """Give a descriptor that becomes readable when a process ends; None where there is none."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):  # an old system, a sandbox that forbids it, too many files
+        return None
+
+
+def _exit_status(popen: subprocess.Popen[bytes]) -> ExitStatus | None:
+    """Tell how a process ended; None while it runs."""
+    if sys.platform != "linux":
+        # macOS has waitid since Python 3.13 only. The process is reaped; what is left of its group
+        # keeps the number taken.
+        returncode = popen.poll()
+        return None if returncode is None else ExitStatus.from_returncode(returncode)
+    try:
+        # WNOWAIT leaves the zombie, see the docstring of KernelProcess.
+        result = os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+    except ChildProcessError:
+        return ExitStatus(reason="something else in this process has reaped it")
+    if result is None:
+        return None
+    if result.si_code == os.CLD_EXITED:
+        return ExitStatus(code=result.si_status)
+    return ExitStatus(signal=result.si_status)
+
+
 def _own_group() -> dict[str, Any]:
-    """Give the Popen arguments for a session and group of its own that SIGINT can interrupt."""
+    """Give the Popen arguments for a session and group of its own that signals can reach."""
     if not _POSIX:
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined,unused-ignore]
     options: dict[str, Any] = {"start_new_session": True}
     ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    if ignored or blocked:
+    if ignored or signal.pthread_sigmask(signal.SIG_BLOCK, ()):
         # Both are inherited, and the kernel could never be interrupted. Only then: a function
         # between fork and exec makes starting slower.
-        options["preexec_fn"] = _let_sigint_through
+        options["preexec_fn"] = _let_signals_through
     return options
 
 
-def _let_sigint_through() -> None:
+def _let_signals_through() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 async def _group_gone(pgid: int) -> None:
-    """Wait until no process of a killed group runs any more; its zombies are not ours to reap."""
+    """Wait until none of a killed group runs that we may kill; its zombies are not ours to reap."""
     interval = 0.001
     while _group_runs(pgid):
         await asyncio.sleep(interval)
@@ -254,10 +284,8 @@ def _group_runs(pgid: int) -> bool:
         return False
     try:
         os.killpg(pgid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         return False
-    except PermissionError:
-        pass
     if sys.platform != "linux":
         return False
     return any(_runs_in_group(entry, pgid) for entry in os.listdir("/proc") if entry.isdigit())
