@@ -290,3 +290,28 @@ except KeyboardInterrupt:
         assert process.stdout.read() == "[]\n"
     assert process.returncode == 0
     assert time.monotonic() - started < 10
+
+
+def test_ctrl_c_at_any_time_leaves_no_kernel() -> None:
+    """Whenever Ctrl-C comes during run_kernel_blocking, the kernel has ended when it raises."""
+    script = """
+import os, random, signal
+from kernel_mgmt import KernelFinder, run_kernel_blocking
+from kernel_mgmt.testing.provider import EchoProvider
+
+finder = KernelFinder({"echo": EchoProvider()})
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+for _ in range(25):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.random() / 3 + 1e-6)
+        with run_kernel_blocking("echo/echo", finder=finder) as client:
+            client.execute("print x").reply()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        pass
+    print(os.listdir(os.environ["JUPYTER_RUNTIME_DIR"]))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.stdout, ended.stderr) == ("[]\n" * 25, "")

@@ -121,6 +121,18 @@ async def test_a_prompt_that_raises_tells_no_secret() -> None:
     assert isinstance(caught.value.__cause__, ValueError)
 
 
+async def test_an_error_of_ours_in_a_prompt_handler_passes() -> None:
+    """A prompt handler that says why there is no answer, in an error of ours, is quoted as it is."""
+    refusal = LaunchError("There is no terminal to ask at.", phase="connect")
+
+    def refuse(_: Prompt) -> str:
+        raise refusal
+
+    with pytest.raises(LaunchError) as caught:
+        await request(on_prompt=refuse).prompt("Password?")
+    assert caught.value is refusal
+
+
 @pytest.mark.parametrize("answer", [None, b"sesame", 5])
 async def test_an_answer_is_a_string(answer: Any) -> None:
     """Anything else is an error here, and not a riddle in the provider."""

@@ -7,6 +7,7 @@ application loop never blocks a kernel on a full pipe; and every blocking client
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Coroutine
@@ -15,6 +16,8 @@ from typing import Any, Callable, TypeVar
 from .errors import RequestTimeout
 
 __all__ = ["background_loop", "call_blocking", "call_in_background", "finish", "refuse_to_block"]
+
+logger = logging.getLogger("kernel_mgmt")
 
 T = TypeVar("T")
 
@@ -45,14 +48,19 @@ def background_loop() -> asyncio.AbstractEventLoop:
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
-    loop.run_forever()
+    while True:
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):  # noqa: PERF203 - raised by a task, which keeps it for its caller
+            logger.debug("A task on the background loop raised", exc_info=True)
 
 
 def call_blocking(coroutine: Coroutine[Any, Any, T], timeout: float | None, what: str) -> T:
     """Run a coroutine on the shared loop and wait for its result.
 
     When the wait ends early, by its timeout or by Ctrl-C, the coroutine is cancelled, and has
-    cleaned up before this raises.
+    cleaned up before this raises.  It may also have just succeeded: who must know keeps its result
+    where both can see it.
 
     Args:
         coroutine: what to run.
@@ -70,21 +78,32 @@ def call_blocking(coroutine: Coroutine[Any, Any, T], timeout: float | None, what
         coroutine.close()
         raise
     tasks: list[asyncio.Task[T]] = []
-    ended = threading.Event()
+    # Not a threading.Event: Ctrl-C inside its wait can leave the lock in it taken, and the loop
+    # would block for ever when it sets it.
+    ended = threading.Lock()
+    ended.acquire()
 
     def start() -> None:
         tasks.append(loop.create_task(coroutine))
-        tasks[0].add_done_callback(lambda _: ended.set())
+        tasks[0].add_done_callback(lambda _: ended.release())
 
-    loop.call_soon_threadsafe(start)
+    def give_up() -> None:
+        if tasks:
+            tasks[0].cancel()
+        else:  # Ctrl-C came before start() was scheduled
+            coroutine.close()
+            ended.release()
+
     try:
-        if not ended.wait(timeout):
+        loop.call_soon_threadsafe(start)
+        if not ended.acquire(timeout=-1 if timeout is None else timeout):
             raise RequestTimeout(
                 f"{what} took longer than {timeout:g} s.", phase=what, seconds=timeout or 0
             )
     except BaseException:
-        loop.call_soon_threadsafe(lambda: tasks[0].cancel())  # noqa: PLW0108 - start() runs first
-        ended.wait(_CANCEL_PATIENCE)
+        loop.call_soon_threadsafe(give_up)
+        if not (tasks and tasks[0].done()):  # else Ctrl-C came when the lock had just been taken
+            ended.acquire(timeout=_CANCEL_PATIENCE)
         raise
     return tasks[0].result()
 

@@ -422,8 +422,9 @@ class BlockingKernelClient(RequestMethods[BlockingRequest]):
                 try:
                     event = events.get()
                     if event is None:
-                        break
-                    if isinstance(event, _Question):
+                        if run.done() and events.empty():
+                            break
+                    elif isinstance(event, _Question):
                         assert stdin_hook is not None
                         _answer(event, stdin_hook)
                     else:
@@ -432,6 +433,7 @@ class BlockingKernelClient(RequestMethods[BlockingRequest]):
                     if interrupted:
                         raise
                     interrupted = True
+                    events.put(None)  # Ctrl-C may just have cost the one that ends the loop
                     asyncio.run_coroutine_threadsafe(self._client.interrupt(), self._loop)
         finally:
             with suppress(RuntimeError):
@@ -445,7 +447,7 @@ class BlockingKernelClient(RequestMethods[BlockingRequest]):
 def _answer(question: _Question, hook: Callable[[Prompt], str]) -> None:
     try:
         question.settle(hook(question.prompt))
-    except BaseException as error:  # noqa: BLE001 - the asynchronous client tells them apart
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the asynchronous client tells them apart
         question.settle(None, error)
 
 

@@ -323,7 +323,7 @@ class KernelFinder:
             launched = await awaitable
         except KernelMgmtError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise LaunchError(
                 f"the provider {provider.id!r} raised {_told(error)}.",
                 phase="start",

@@ -175,24 +175,41 @@ def start_kernel_blocking(
     Parameters and errors are those of :func:`start_kernel`; ``on_progress`` and ``on_prompt``
     are called on a background thread.
     """
-    manager, client = call_blocking(
-        start_kernel(
-            type_id,
-            finder=finder,
-            cwd=cwd,
-            env=env,
-            launch_params=launch_params,
-            startup_timeout=startup_timeout,
-            on_progress=on_progress,
-            on_prompt=on_prompt,
-        ),
-        None,
-        "start_kernel",
-    )
+    started: list[tuple[KernelManager | None, KernelClient]] = []
+    try:
+        call_blocking(
+            _start_into(
+                started,
+                type_id,
+                finder=finder,
+                cwd=cwd,
+                env=env,
+                launch_params=launch_params,
+                startup_timeout=startup_timeout,
+                on_progress=on_progress,
+                on_prompt=on_prompt,
+            ),
+            None,
+            "start_kernel_blocking",
+        )
+    except BaseException:
+        for manager, client in started:  # Ctrl-C came just when it was there
+            call_blocking(_discard(client, manager), None, "start_kernel_blocking")
+        raise
+    manager, client = started[0]
     return (
         None if manager is None else BlockingKernelManager(manager),
         BlockingKernelClient.wrap(client),
     )
+
+
+async def _start_into(
+    started: list[tuple[KernelManager | None, KernelClient]],
+    type_id: str | KernelType,
+    **options: Any,
+) -> None:
+    """Start a kernel and note it where the caller finds it whenever Ctrl-C comes."""
+    started.append(await start_kernel(type_id, **options))
 
 
 @contextmanager
@@ -211,20 +228,24 @@ def run_kernel_blocking(
 
     Parameters and errors are those of :func:`start_kernel_blocking`.
     """
-    _, client = start_kernel_blocking(
-        type_id,
-        finder=finder,
-        cwd=cwd,
-        env=env,
-        launch_params=launch_params,
-        startup_timeout=startup_timeout,
-        on_progress=on_progress,
-        on_prompt=on_prompt,
-    )
+    started: list[tuple[KernelManager | None, KernelClient]] = []
     try:
-        yield client
+        call_blocking(
+            _start_into(
+                started,
+                type_id,
+                finder=finder,
+                cwd=cwd,
+                env=env,
+                launch_params=launch_params,
+                startup_timeout=startup_timeout,
+                on_progress=on_progress,
+                on_prompt=on_prompt,
+            ),
+            None,
+            "run_kernel_blocking",
+        )
+        yield BlockingKernelClient.wrap(started[0][1])
     finally:
-        try:
-            client.shutdown_or_terminate()
-        finally:
-            client.close()
+        for _, client in started:
+            call_blocking(_stop(client), None, "run_kernel_blocking")

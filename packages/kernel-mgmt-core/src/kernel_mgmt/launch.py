@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, Union
 
 from .connection import ConnectionInfo
-from .errors import LaunchError
+from .errors import KernelMgmtError, LaunchError
 from .manager import KernelManager
 
 __all__ = [
@@ -157,6 +157,8 @@ class LaunchRequest:
             answer = self.on_prompt(Prompt(message, secret))
             if inspect.isawaitable(answer):
                 answer = await answer
+        except KernelMgmtError:
+            raise
         except Exception as error:
             # Its text is left out: it may hold what was typed.
             raise LaunchError(
