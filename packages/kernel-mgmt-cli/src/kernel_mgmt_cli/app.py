@@ -1,0 +1,156 @@
+"""The command line: what can be typed, and what it means."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from . import __version__
+from .errors import INTERRUPTED, NOBODY_READS, LogToUser, say
+from .plugins import add_commands
+
+__all__ = ["make_app"]
+
+_RUN_EPILOG = """Exit code: 0 when the code ended well, 1 when an error ended it, and N when it
+called sys.exit(N). 2 for wrong usage; 125 when the kernel could not be launched, 126 when it died.
+130 for Ctrl-C, 129 and 143 for SIGHUP and SIGTERM, 141 when nobody reads the output any more."""
+
+
+class _Commands(TyperGroup):
+    """All commands; typer would give its own exit codes to what ends them early."""
+
+    def invoke(self, ctx: Any) -> Any:  # the type's name depends on the version of typer
+        """Run the command that was typed."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            sys.exit(NOBODY_READS)
+
+
+def make_app() -> typer.Typer:
+    """Make the command line, with the commands of all distributions that add some."""
+    app = typer.Typer(
+        cls=_Commands,
+        help="Jupyter kernels at a terminal: find them, and run code in them.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # plain help: rich would double the time that it takes
+        context_settings={"help_option_names": ["--help", "-h"]},
+    )
+    app.callback()(_main)
+    app.command("list")(_list)
+    app.command("run", epilog=_RUN_EPILOG)(_run)
+    app.command("providers")(_providers)
+    for problem in add_commands(app):
+        say("warning", problem)
+    return app
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kernel-mgmt {__version__}")
+        raise typer.Exit
+
+
+def _main(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Log what happens to standard error, and show tracebacks."
+        ),
+    ] = False,
+) -> None:
+    logging.getLogger().addHandler(LogToUser(verbose=verbose))
+    if verbose:
+        logging.getLogger("kernel_mgmt").setLevel(logging.DEBUG)
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write a JSON array instead of a table.")]
+
+
+def _list(as_json: AsJson = False) -> None:
+    """List the kernel types that can be launched."""
+    from .listing import list_kernels
+
+    list_kernels(as_json=as_json)
+
+
+def _providers(as_json: AsJson = False) -> None:
+    """List the providers of kernels, and what is wrong with them."""
+    from .listing import list_providers
+
+    list_providers(as_json=as_json)
+
+
+def _run(
+    type_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="TYPE",
+            help="A kernel type's id; of python3 and the like, provider/ can be left out "
+            "when only one has it.",
+        ),
+    ],
+    file: Annotated[
+        str | None,
+        typer.Argument(metavar="FILE", help="The code's file; - is standard input."),
+    ] = None,
+    code: Annotated[
+        str | None, typer.Option("--code", "-c", metavar="CODE", help="The code itself.")
+    ] = None,
+    cwd: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The kernel's working directory."),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Set an environment variable of the kernel."),
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=JSON",
+            help="Set a launch parameter of the provider; what is not JSON is a string.",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0, help="How long the kernel may take to start."),
+    ] = 60,
+) -> None:
+    """Run code in a new kernel, show its output as it comes, and stop the kernel.
+
+    Standard input is the code's. Ctrl-C interrupts it; a second Ctrl-C stops the kernel at once.
+    """
+    from .source import STDIN, read_assignments, read_code, read_parameters
+
+    source = read_code(file, code)
+    environment = read_assignments("--env", env or ())
+    parameters = read_parameters("--param", param or ())
+
+    from .running import run_code
+
+    sys.exit(
+        run_code(
+            type_id,
+            source,
+            cwd=cwd,
+            env=environment,
+            launch_params=parameters,
+            startup_timeout=timeout,
+            no_input=file == STDIN,
+        )
+    )
