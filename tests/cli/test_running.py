@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 from command_line import Distribution, Run, Start
-from markdown_page import read_blocks, read_commands
 
 NATIVE = "native/python3"
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "hello.py"
-README = ROOT / "packages" / "kernel-mgmt-cli" / "README.md"
 
 
 def test_a_file_runs_in_a_real_kernel(run: Run) -> None:
@@ -24,25 +22,6 @@ def test_a_file_runs_in_a_real_kernel(run: Run) -> None:
     assert result.stdout.startswith("Hello from Python ")
     assert "  5 x 5 = 25\n55\n" in result.stdout
     assert (result.returncode, result.stderr) == (0, "")
-
-
-def test_the_examples_of_the_readme_are_true() -> None:
-    """Each command of the README that runs code shows there what it shows here."""
-    bin_dir = str(Path(sys.executable).parent)
-    env = {**os.environ, "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}"}
-    commands = [
-        (command, output)
-        for block in read_blocks(README)
-        if block.language == "console"
-        for command, output in read_commands(block)
-        if "kernel-mgmt run" in command
-    ]
-    assert commands
-    for command, output in commands:
-        result = subprocess.run(
-            command, shell=True, env=env, capture_output=True, text=True, check=True, timeout=60
-        )
-        assert (result.stdout, result.stderr) == (output, "")
 
 
 def test_code_is_given_on_the_command_line(run: Run, echo: str) -> None:
