@@ -1,0 +1,244 @@
+"""What each row measures, and what it aims at; README.md says how each could mislead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from statistics import median
+from typing import Any
+
+from .imports import import_times
+from .kernels import ECHO, IPYKERNEL
+from .measure import interleave
+from .stage import Stage
+from .table import Row, Target
+from .worker import Worker
+
+#: Row figures by contestant, in the order of the table.
+_THREE = ("floor", "ours", "jupyter_client")
+_BLOCKING = ("ours, blocking", "jupyter_client, blocking")
+
+_BUFFER = 100_000_000
+_MESSAGES = 20_000
+_MS = 1000
+#: Seconds that the system gets to clear away killed kernels before the next are launched.
+_SETTLE = 0.3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How often everything is done."""
+
+    launches: int = 7
+    crowds: int = 5
+    crowd: int = 10
+    attaches: int = 5
+    batches: int = 15
+    batch: int = 200
+    floods: int = 9
+    echoes: int = 7
+    session_rounds: int = 9
+    session_messages: int = 5000
+    clients: int = 10
+    imports: int = 15
+
+
+QUICK = Plan(
+    launches=3,
+    crowds=1,
+    attaches=2,
+    batches=5,
+    batch=100,
+    floods=3,
+    echoes=3,
+    session_rounds=3,
+    session_messages=3000,
+    clients=4,
+    imports=5,
+)
+
+
+def launch(stage: Stage, plan: Plan) -> list[Row]:
+    """Launch one kernel after another."""
+    with stage.workers(_THREE) as workers:
+        _call(workers, 1, "launch", 1)  # imports, IPython's profile
+        times = _call(workers, plan.launches, "launch", 1, pause=_SETTLE)
+    what = f"launch → ready, native/python3, median of {plan.launches}"
+    return [_row(what, "ms", _medians(times, _MS), Target("≤", 1.05))]
+
+
+def attach(stage: Stage, plan: Plan) -> list[Row]:
+    """Attach to a kernel that has been running."""
+    rows = []
+    for name, module in (("ipykernel", IPYKERNEL), ("echo kernel", ECHO)):
+        with stage.kernels(module, _THREE) as infos, stage.workers(_THREE) as workers:
+            tasks = {
+                who: lambda who=who: workers[who].call("attach", infos[who], 4) for who in _THREE
+            }
+            interleave(1, tasks)
+            times = _flat(interleave(plan.attaches, tasks))
+        target = Target("≤", 10, of_floor=False)
+        rows.append(_row(f"attach to a live kernel, {name}", "ms", _medians(times, _MS), target))
+    return rows
+
+
+def roundtrip(stage: Stage, plan: Plan) -> list[Row]:
+    """Execute an empty cell; reply and idle received."""
+    with stage.connected(ECHO, _THREE + _BLOCKING) as workers:
+        _call(workers, 1, "round_trips", plan.batch)
+        times = _medians(_flat(_call(workers, plan.batches, "round_trips", plan.batch)), _MS)
+    floor, (ours, peer) = times["floor"], _BLOCKING
+    return [
+        _row("execute round trip, echo kernel, async", "ms", times, Target("≤", 1.2)),
+        Row(
+            "execute round trip, echo kernel, blocking",
+            "ms",
+            times[ours],
+            floor,
+            times[peer],
+            Target("≤", 1.6),
+        ),
+    ]
+
+
+def flood(stage: Stage, plan: Plan) -> list[Row]:
+    """Take a burst of output."""
+    with stage.connected(ECHO, _THREE) as workers:
+        _call(workers, 1, "flood", 1000, read=True)
+        tasks = {
+            who: lambda worker=worker: worker.call("flood", _MESSAGES, read=True)
+            for who, worker in workers.items()
+        }
+        # Only ours leaves content alone that nobody looks at.
+        tasks["taken"] = lambda: workers["ours"].call("flood", _MESSAGES, read=False)
+        floods = interleave(plan.floods, tasks)
+    rates = {
+        who: median(one["received"] / one["seconds"] for one in ones)
+        for who, ones in floods.items()
+    }
+    lost = {
+        who: max(float(_MESSAGES - one["received"]) for one in ones) for who, ones in floods.items()
+    }
+    what = f"{_MESSAGES:,} iopub messages of 200 B"
+    return [
+        _row(f"{what}, read", "/s", rates, Target("≥", 0.9)),
+        _row(f"{what}, content not looked at", "/s", {**rates, "ours": rates["taken"]}),
+        _row(f"{what}, lost", "", lost, Target("≤", 0, of_floor=False)),
+    ]
+
+
+def buffer(stage: Stage, plan: Plan) -> list[Row]:
+    """Send a large buffer and have it back."""
+    with stage.connected(ECHO, _THREE) as workers:
+        _call(workers, 1, "prepare_payload", _BUFFER)
+        before = _call(workers, 1, "peak_memory")
+        _call(workers, 1, "echo")
+        after = _call(workers, 1, "peak_memory")
+        times = _call(workers, plan.echoes, "echo")
+    # One payload's growth is the message received, which there is no way around.
+    # What is no whole copy is the allocator's.
+    copies = {who: round(abs((after[who][0] - before[who][0]) / _BUFFER - 1), 1) for who in _THREE}
+    what = f"{_BUFFER // 1_000_000} MB buffer echoed"
+    return [
+        _row(what, "ms", _medians(times, _MS), Target("≤", 1.1)),
+        _row(f"{what}, extra copies", "", copies, Target("≤", 1, of_floor=False)),
+    ]
+
+
+def session(stage: Stage, plan: Plan) -> list[Row]:
+    """Messages to frames and back, without sockets."""
+    count = plan.session_messages
+    with stage.workers(_THREE) as workers:
+        _call(workers, 1, "decode_rate", count, read=True)
+        decode = _call(workers, plan.session_rounds, "decode_rate", count, read=False)
+        read = _call(workers, plan.session_rounds, "decode_rate", count, read=True)
+        encode = _call(workers, plan.session_rounds, "encode_rate", count)
+        make = _call(workers, plan.session_rounds, "make_rate", count)
+    hundred, more = (Target("≥", limit, of_floor=False) for limit in (100_000, 150_000))
+    return [
+        _row("verify + deserialise", "/s", _medians(decode), hundred),
+        _row("verify + deserialise, content read", "/s", _medians(read)),
+        _row("serialise + sign", "/s", _medians(encode), more),
+        _row("make a request, serialise + sign", "/s", _medians(make)),
+    ]
+
+
+def footprint(stage: Stage, plan: Plan) -> list[Row]:
+    """Threads and descriptors of one client more."""
+    rows = []
+    for name, used in (("ready", False), ("all channels used", True)):
+        with stage.kernels(ECHO, _THREE) as infos, stage.workers(_THREE) as workers:
+            costs = {
+                who: workers[who].call("footprint", infos[who], plan.clients, used=used)
+                for who in _THREE
+            }
+        for kind, limit in (("threads", 0), ("descriptors", 12)):
+            figures = {who: costs[who][kind] for who in _THREE}
+            target = Target("≤", limit, of_floor=False)
+            rows.append(_row(f"per further client, {name}: {kind}", "", figures, target))
+    return rows
+
+
+def imports(stage: Stage, plan: Plan) -> list[Row]:
+    """Import in fresh interpreters; the floor is ``import zmq``."""
+    times = import_times(plan.imports, stage.env)
+    zmq = times["zmq"]
+    return [
+        Row("import kernel_mgmt", "ms", times["ours"], zmq, times["peer"], Target("≤", 1.5)),
+        Row("… and KernelClient, KernelFinder", "ms", times["ours, used"], zmq, times["peer"]),
+    ]
+
+
+def crowd(stage: Stage, plan: Plan) -> list[Row]:
+    """Launch several kernels at once."""
+    with stage.workers(_THREE) as workers:
+        _call(workers, 1, "launch", 1)
+        times = _call(workers, plan.crowds, "launch", plan.crowd, pause=_SETTLE)
+    what = f"{plan.crowd} kernels at once, all ready"
+    return [_row(what, "ms", _medians(times, _MS), Target("≤", 1.05))]
+
+
+#: By the names of ``--only``, in the order of the table.
+GROUPS: dict[str, Callable[[Stage, Plan], list[Row]]] = {
+    function.__name__: function
+    for function in (
+        launch,
+        attach,
+        roundtrip,
+        flood,
+        buffer,
+        session,
+        footprint,
+        imports,
+        crowd,
+    )
+}
+
+
+def _call(
+    workers: Mapping[str, Worker],
+    rounds: int,
+    method: str,
+    *args: Any,
+    pause: float = 0,
+    **kwargs: Any,
+) -> dict[str, list[Any]]:
+    """Have every contestant do the same, by turns."""
+    tasks = {
+        name: lambda worker=worker: worker.call(method, *args, **kwargs)
+        for name, worker in workers.items()
+    }
+    return interleave(rounds, tasks, pause=pause)
+
+
+def _flat(results: Mapping[str, list[Iterable[float]]]) -> dict[str, list[float]]:
+    return {name: list(chain.from_iterable(lists)) for name, lists in results.items()}
+
+
+def _medians(results: Mapping[str, list[float]], factor: float = 1) -> dict[str, float]:
+    return {name: median(values) * factor for name, values in results.items()}
+
+
+def _row(what: str, unit: str, figures: Mapping[str, float], target: Target | None = None) -> Row:
+    return Row(what, unit, figures["ours"], figures["floor"], figures["jupyter_client"], target)

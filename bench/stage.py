@@ -1,0 +1,73 @@
+"""Where it all happens: a private directory, with worker processes and kernels that end with it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from .kernels import RawKernel
+from .worker import Worker
+
+#: Short names, because the paths of Unix sockets are bounded.
+_DIRECTORIES = {
+    "TMPDIR": "tmp",
+    "XDG_RUNTIME_DIR": "xdg",
+    "IPYTHONDIR": "ipython",
+    "JUPYTER_CONFIG_DIR": "config",
+    "JUPYTER_DATA_DIR": "data",
+    "JUPYTER_RUNTIME_DIR": "run",
+}
+
+
+class Stage:
+    """A context in which contestants run; nothing of it is left afterwards.
+
+    Every file goes to one temporary directory: connection files, sockets, IPython's profile.
+    """
+
+    def __enter__(self) -> Self:
+        self._directory = tempfile.TemporaryDirectory(prefix="kmb-", ignore_cleanup_errors=True)
+        root = Path(self._directory.name)
+        self.env = dict(os.environ)
+        for name, folder in _DIRECTORIES.items():
+            path = root / folder
+            path.mkdir(mode=0o700)
+            self.env[name] = str(path)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._directory.cleanup()
+
+    @contextmanager
+    def workers(self, names: Iterable[str]) -> Iterator[dict[str, Worker]]:
+        """Give a fresh process for each contestant."""
+        with ExitStack() as stack:
+            yield {name: stack.enter_context(closing(Worker(name, self.env))) for name in names}
+
+    @contextmanager
+    def kernels(self, module: str, names: Iterable[str]) -> Iterator[dict[str, dict[str, Any]]]:
+        """Give the connection info of a fresh kernel for each contestant."""
+        with ExitStack() as stack:
+            yield {
+                name: stack.enter_context(closing(RawKernel(module, self.env))).info
+                for name in names
+            }
+
+    @contextmanager
+    def connected(self, module: str, names: Iterable[str]) -> Iterator[dict[str, Worker]]:
+        """Give fresh contestants, each with a client of a fresh kernel of its own."""
+        names = list(names)
+        with self.kernels(module, names) as infos, self.workers(names) as workers:
+            for name, worker in workers.items():
+                worker.call("connect", infos[name])
+            yield workers
