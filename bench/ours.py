@@ -89,10 +89,7 @@ class Ours:
         client, times = self.client, []
         for _ in range(count):
             started = time.perf_counter()
-            request = client.execute("")
-            await request
-            async for _message in request:
-                pass  # to its idle
+            await client.execute("").wait_until_finished()
             times.append(time.perf_counter() - started)
         return times
 

@@ -81,6 +81,18 @@ async def test_output_can_be_iterated_late_and_twice(client: KernelClient) -> No
     assert texts(await outputs(request)) == texts(await outputs(request)) == ["one", "two"]
 
 
+async def test_reply_and_idle_can_be_waited_for_together(client: KernelClient) -> None:
+    """wait_until_finished returns the reply when the last of the output has come, too."""
+    request = client.execute("print one\nprint two")
+    reply = await request.wait_until_finished()
+    assert reply.content["status"] == "ok"
+    assert request.finished
+    started = time.monotonic()
+    assert texts(await outputs(request)) == ["one", "two"]
+    assert await request.wait_until_finished() is reply
+    assert time.monotonic() - started < 1
+
+
 async def test_output_can_be_iterated_while_it_comes(client: KernelClient) -> None:
     """Iterating gives each message when it comes, not at the end."""
     request = client.execute("print first\ninput go on?\nprint last", allow_stdin=True)
@@ -298,10 +310,10 @@ async def test_requests_end_with_the_kernels_death(
 
 async def test_output_before_the_death_is_not_lost(client: KernelClient) -> None:
     """What a kernel sent before it died can be iterated; then comes KernelDied."""
-    request = client.execute("print last words\nexit 3")
-    output = aiter(request)
-    seen = [await anext(output) for _ in range(3)]
-    assert texts(seen) == ["last words"]
+    count = 20_000
+    output = aiter(client.execute(f"flood {count} 200\nexit 3"))
+    seen = [await anext(output) for _ in range(2 + count)]
+    assert len(texts(seen)) == count
     with pytest.raises(KernelDied):
         await anext(output)
 

@@ -24,6 +24,12 @@ __all__ = ["Channel", "Heartbeat", "shared_context"]
 
 #: How many messages are taken in one turn of the loop, so that other tasks get theirs too.
 _MESSAGES_PER_TURN = 200
+#: Before so many of them the socket is asked whether there is one: to receive in vain raises, which
+#: takes longer.  In a burst the asking would add up.
+_LOOKS_PER_TURN = 4
+# Plain integers: to combine pyzmq's enum members takes longer than to copy a small frame.
+_NOBLOCK = int(zmq.NOBLOCK)
+_NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 #: Below this many bytes copying a frame is cheaper than keeping it alive until it is sent.
 _COPY_BELOW = 65_536
 #: How long a closed socket may go on sending the requests made just before, in milliseconds.
@@ -93,15 +99,15 @@ def _receive(socket: zmq.Socket[bytes]) -> list[Any]:
     """Take one message: buffers as memoryviews of what ZeroMQ holds, the rest as bytes."""
     # A zmq.Frame knows whether another follows; asking the socket takes longer than the copy.
     receive = socket.recv
-    frame = receive(zmq.NOBLOCK, False)
+    frame = receive(_NOBLOCK, False)
     frames: list[Any] = [frame.bytes]
     while frame.more:
         if len(frames) >= _FRAMES_BEFORE_BUFFERS and frames[-_FRAMES_BEFORE_BUFFERS] == DELIMITER:
             break
-        frame = receive(zmq.NOBLOCK, False)
+        frame = receive(_NOBLOCK, False)
         frames.append(frame.bytes)
     while frame.more:
-        frame = receive(zmq.NOBLOCK, False)
+        frame = receive(_NOBLOCK, False)
         frames.append(frame.buffer)
     return frames
 
@@ -138,10 +144,11 @@ class Channel:
         Raises:
             zmq.Again: the stdin channel is not connected.
         """
+        send = self._socket.send
         last = len(frames) - 1
         for index, frame in enumerate(frames):
-            flags = zmq.NOBLOCK if index == last else zmq.NOBLOCK | zmq.SNDMORE
-            self._socket.send(frame, flags, copy=memoryview(frame).nbytes < _COPY_BELOW)
+            size = len(frame) if type(frame) is bytes else memoryview(frame).nbytes
+            send(frame, _NOBLOCK if index == last else _NOBLOCK_MORE, copy=size < _COPY_BELOW)
         if _option(self._socket, zmq.EVENTS) & zmq.POLLIN:
             self._drain_soon()
 
@@ -162,8 +169,10 @@ class Channel:
         """Take what has arrived, up to a share of the loop's time, and hand it on."""
         socket, on_frames, name = self._socket, self._on_frames, self.name
         try:
-            for _ in range(_MESSAGES_PER_TURN):
+            for taken in range(_MESSAGES_PER_TURN):
                 if socket.closed:  # by a handler
+                    return
+                if taken < _LOOKS_PER_TURN and not _option(socket, zmq.EVENTS) & zmq.POLLIN:
                     return
                 on_frames(name, _receive(socket))
         except zmq.Again:

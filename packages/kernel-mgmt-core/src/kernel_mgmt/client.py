@@ -43,10 +43,13 @@ OutputHook = Callable[[Message], Any]
 _LOGGED_DROPS = 10
 #: A kernel that has not answered on shell for this long, in seconds, is asked on control too.
 _BUSY_AFTER = 0.5
-#: How long what a dead kernel sent last may take from its sockets to us, in seconds.
+#: How long a dead kernel must have been silent before its requests end, in seconds: what it sent
+#: last may still be on its way through the sockets.
 _LAST_WORDS = 0.05
 #: How long a kernel may take to end after SIGTERM, in seconds.
 _TERMINATE_PATIENCE = 2.0
+#: The channels that carry messages.
+_CHANNELS = frozenset({"iopub", "shell", "control", "stdin"})
 #: What ends input in a kernel, as Ctrl-D does in a terminal.
 _END_OF_INPUT = "\x04"
 
@@ -174,15 +177,18 @@ class KernelClient(RequestMethods[Request]):
 
     async def _watch_for_death(self, manager: KernelManager) -> None:
         status = await manager.wait()
-        # What the kernel sent before it died may still be on its way through the sockets.
-        await asyncio.sleep(_LAST_WORDS)
-        for channel in tuple(self._channels.values()):
-            channel.drain()
+        before = -1
+        while (count := sum(request.output_count for request in self._under_way())) != before:
+            before = count
+            await asyncio.sleep(_LAST_WORDS)
         self._died = KernelDied(status, await manager.log_tail())
         self._fail_requests(self._died)
 
+    def _under_way(self) -> list[Request]:
+        return [*self._pending.values(), *self._answered.values()]
+
     def _fail_requests(self, error: KernelMgmtError) -> None:
-        under_way = [*self._pending.values(), *self._answered.values()]
+        under_way = self._under_way()
         self._pending.clear()
         for request in under_way:
             request.fail(error)
@@ -464,7 +470,7 @@ class KernelClient(RequestMethods[Request]):
     def remove_handler(
         self,
         handler: MessageHandler,
-        channels: Collection[str] = frozenset({"iopub", "shell", "control", "stdin"}),
+        channels: Collection[str] = _CHANNELS,
     ) -> None:
         """Take a handler away from some channels, by default from all."""
         _check_channels(channels)
@@ -488,14 +494,15 @@ class KernelClient(RequestMethods[Request]):
         except ProtocolError as error:
             self._drop(channel, error)
             return
-        if request is not None and request.answered:
+        if request is not None and request.answered and parent_id in self._pending:
             self._release(request)
         for handler in self._handlers.get(channel, ()):
             self._run_handler(handler, message)
 
     def _release(self, request: Request) -> None:
         """Hold an answered request only as long as somebody else does."""
-        if self._pending.pop(request.msg_id, None) is not None and not request.finished:
+        del self._pending[request.msg_id]
+        if not request.finished:
             self._answered[request.msg_id] = request
 
     def _drop(self, channel: str, error: ProtocolError) -> None:
@@ -581,18 +588,7 @@ async def _first_reply(probes: Sequence[Request], patience: float) -> Message | 
 
 
 def _check_channels(channels: Collection[str]) -> None:
-    unknown = (
-        {channels}
-        if isinstance(channels, str)
-        else set(channels)
-        - {
-            "iopub",
-            "shell",
-            "control",
-            "stdin",
-        }
-    )
-    if unknown:
+    if isinstance(channels, str) or not _CHANNELS.issuperset(channels):
         raise ValueError(
             f"channels is {channels!r}; it must be a set of 'iopub', 'shell', 'control', 'stdin'."
         )

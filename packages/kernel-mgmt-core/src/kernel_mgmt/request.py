@@ -39,6 +39,8 @@ class Request:
         self._error: BaseException | None = None
         self._idle = False
         self._outputs: deque[Message] = deque()
+        #: How many iopub messages have come, also of those that were taken out again.
+        self.output_count = 0
         #: Who waits for which event; taken out before it is called, so each is called once.
         self._waiters: dict[str, list[Wake]] = {"output": [], "reply": [], "idle": []}
         #: Answers the kernel's questions for input while this request runs.
@@ -82,6 +84,15 @@ class Request:
     async def _get_reply(self) -> Message:
         await self._wait("reply")
         return self.reply()
+
+    async def wait_until_finished(self) -> Message:
+        """Wait for the reply and for the last of the output; returns the reply.
+
+        Raises:
+            KernelDied: the kernel died; likewise the other ends of a request.
+        """
+        await self._wait("idle")
+        return await self._get_reply()
 
     async def take_outputs(self) -> AsyncIterator[Message]:
         """Iterate like the request itself, but forget each message when it was given."""
@@ -168,6 +179,7 @@ class Request:
         if self._idle or self._error is not None:
             return  # whatever comes after idle reaches the handlers
         self._outputs.append(message)
+        self.output_count += 1
         if (
             message.header["msg_type"] == "status"
             and message.content.get("execution_state") == "idle"

@@ -34,7 +34,7 @@ Code is a list of commands, one a line; empty code does nothing, quickly:
 ``cwd``                prints the working directory
 ``pid``                prints the process id
 ``spawn``              starts ``sleep 1000`` in the same process group and prints its process id
-``exit CODE``          ends the process at once, without a reply
+``exit CODE``          ends the process without a reply, when what it has sent is out
 ``signal NUMBER``      sends the process a signal
 ``outside TEXT``       a line on the process's own standard output, past the protocol
 ``outside-stderr TEXT`` likewise, standard error

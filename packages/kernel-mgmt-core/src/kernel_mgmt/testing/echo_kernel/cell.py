@@ -180,7 +180,8 @@ class Cell:
         self.stream(str(subprocess.Popen(["sleep", "1000"]).pid))
 
     def _exit(self, argument: str) -> None:
-        """``exit CODE``: ends the process at once."""
+        """``exit CODE``: ends the process when what it has sent is out."""
+        self.kernel.close()
         os._exit(int(argument or 0))
 
     def _signal(self, argument: str) -> None:
