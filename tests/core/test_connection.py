@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,9 @@ def test_round_trip(info: ConnectionInfo, tmp_path: Path) -> None:
 @given(extra=json_objects)
 def test_unknown_entries_survive(extra: dict[str, Any]) -> None:
     """Whatever else a connection info holds is there again afterwards."""
-    content = {**extra, **JUPYTER, "interrupt_mode": "message"}
+    known = {field.name for field in fields(ConnectionInfo)} - {"extra"}
+    unknown = {name: value for name, value in extra.items() if name not in known}
+    content = {**unknown, **JUPYTER, "interrupt_mode": "message"}
     assert ConnectionInfo.from_dict(content).to_dict() == content
 
 
