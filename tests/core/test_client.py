@@ -153,6 +153,17 @@ async def test_a_cancelled_wait_leaves_the_request_alone(client: KernelClient) -
     assert texts(await outputs(request)) == ["done"]
 
 
+async def test_an_error_aborts_what_is_queued_behind_it(client: KernelClient) -> None:
+    """An error aborts the requests that wait behind it, unless stop_on_error is off, and no later one."""
+    for stop, status in ((True, "aborted"), (False, "ok")):
+        failing = client.execute("sleep 0.2\nerror Some reason", stop_on_error=stop)
+        behind = client.execute("print behind")
+        assert (await failing).content["status"] == "error"
+        later = client.execute("print later")
+        assert (await behind).content["status"] == status
+        assert (await later).content["status"] == "ok"
+
+
 async def test_every_kind_of_request_is_answered(client: KernelClient) -> None:
     """Each request of the protocol that the echo kernel knows comes back with its reply."""
     for request, reply_type in (

@@ -11,7 +11,14 @@ from pathlib import Path
 import kernel_mgmt_native
 import psutil
 import pytest
-from kernel_mgmt import KernelFinder, LaunchError, NoSuchKernel, run_kernel, start_kernel
+from kernel_mgmt import (
+    KernelFinder,
+    LaunchError,
+    LaunchProgress,
+    NoSuchKernel,
+    run_kernel,
+    start_kernel,
+)
 
 ROOT = Path(os.environ["TMPDIR"])
 RUNTIME_DIR = Path(os.environ["JUPYTER_RUNTIME_DIR"])
@@ -72,11 +79,20 @@ async def test_an_ipykernel_that_never_binds(finder: KernelFinder, tmp_path: Pat
     nothing_is_left()
 
 
-@pytest.mark.parametrize("after", [0.0, 0.05, 0.3])
-async def test_a_cancelled_start_leaves_nothing(finder: KernelFinder, after: float) -> None:
+@pytest.mark.parametrize(("phase", "later"), [("resolve", 0), ("start", 0.05), ("ready", 0)])
+async def test_a_cancelled_start_leaves_nothing(
+    finder: KernelFinder, phase: str, later: float
+) -> None:
     """A real kernel whose start is given up is gone at once, wherever it was."""
-    task = asyncio.create_task(start_kernel("native/python3", finder=finder))
-    await asyncio.wait({task}, timeout=after)
+    reached = asyncio.Event()
+
+    def told(progress: LaunchProgress) -> None:
+        if progress.phase == phase:
+            reached.set()
+
+    task = asyncio.create_task(start_kernel("native/python3", finder=finder, on_progress=told))
+    await reached.wait()
+    await asyncio.wait({task}, timeout=later)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

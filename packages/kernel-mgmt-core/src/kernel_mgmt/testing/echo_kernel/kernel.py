@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import select
@@ -323,8 +324,10 @@ class EchoKernel:
 
     def _serve_request(self, source: zmq.Socket[bytes], channel: str) -> None:
         request = self._receive(source, channel)
-        if request is None:
-            return
+        if request is not None:
+            self._serve(request)
+
+    def _serve(self, request: Message) -> None:
         self.publish("status", _BUSY, request)
         handler = self._requests.get(request.msg_type, self._refuse)
         try:
@@ -385,17 +388,26 @@ class EchoKernel:
             self.publish("error", failure, request)
             reply = {"status": "error", "execution_count": self.execution_count, **failure}
             if content.get("stop_on_error", True):
-                self._afterwards = self._abort_queue
+                # Taken before the reply: what its receiver sends next is not queued behind it.
+                self._afterwards = functools.partial(self._abort_all, self._take_queue())
         finally:
             self._running = False
         return reply if cell.replies else None
 
-    def _abort_queue(self) -> None:
-        """Abort the execute requests that have arrived behind a failed one; serve the rest."""
+    def _take_queue(self) -> list[Message]:
+        queue = []
+        while self._shell.poll(0):
+            request = self._receive(self._shell, "shell")
+            if request is not None:
+                queue.append(request)
+        return queue
+
+    def _abort_all(self, queue: list[Message]) -> None:
+        """Abort the execute requests behind a failed one; serve the rest."""
         execute, self._requests["execute_request"] = self._execute, self._abort
         try:
-            while self._shell.poll(0):
-                self._serve_request(self._shell, "shell")
+            for request in queue:
+                self._serve(request)
         finally:
             self._requests["execute_request"] = execute
 
