@@ -84,7 +84,8 @@ def test_ctrl_c_at_any_time_leaves_nothing_running() -> None:
         timeout=60,
         check=False,
     )
-    assert (ended.stdout, ended.stderr) == ("True True\n", "")
+    # Standard error is free: Python reports what it must ignore when Ctrl-C comes in a finalizer.
+    assert (ended.stdout, ended.returncode) == ("True True\n", 0), ended.stderr
 
 
 def test_the_loop_refuses_to_wait_for_itself() -> None:

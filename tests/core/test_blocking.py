@@ -314,4 +314,5 @@ for _ in range(25):
     ended = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (ended.stdout, ended.stderr) == ("[]\n" * 25, "")
+    # Standard error is free: Python reports what it must ignore when Ctrl-C comes in a finalizer.
+    assert (ended.stdout, ended.returncode) == ("[]\n" * 25, 0), ended.stderr
