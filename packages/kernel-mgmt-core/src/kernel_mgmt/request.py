@@ -188,7 +188,8 @@ class Request:
             if not self._has_reply:
                 self.on_reply(message)
             self._wake("idle")
-        self._wake("output")
+        if self._waiters["output"]:
+            self._wake("output")
 
     def on_reply(self, message: Message) -> None:
         """Take the reply."""

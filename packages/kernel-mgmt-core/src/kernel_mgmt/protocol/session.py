@@ -66,6 +66,9 @@ class Session:
         self._second = -1
         self._second_text = ""
         self._sent = 0
+        #: The latest idents received, as they came and as they are handed on.
+        self._idents_received: list[bytes] = []
+        self._idents: tuple[bytes, ...] = ()
         #: The latest parent header received, as JSON and decoded.
         self._parent_frame: Buffer = _EMPTY_OBJECT
         self._parent_header: JSONObject = {}
@@ -189,14 +192,15 @@ class Session:
             start = frames.index(DELIMITER) + 1
         except ValueError:
             raise MalformedMessage("The frames have no <IDS|MSG> delimiter.") from None
-        fixed = frames[start : start + _FIXED_FRAMES]
-        if len(fixed) < _FIXED_FRAMES:
+        end = start + _FIXED_FRAMES
+        if len(frames) < end:
             raise MalformedMessage(
-                f"{len(fixed)} frames follow the delimiter; a message has at least 5."
+                f"{len(frames) - start} frames follow the delimiter; a message has at least 5."
             )
-        signature, header_frame, parent_frame, metadata, content = fixed
+        signed_frames = frames[start + 1 : end]
         if self.signed:
-            self._verify(signature, fixed[1:])
+            self._verify(frames[start], signed_frames)
+        header_frame, parent_frame, metadata, content = signed_frames
         header = load_json(header_frame)
         if (
             not isinstance(header, dict)
@@ -208,18 +212,26 @@ class Session:
         if parent_frame != self._parent_frame:
             self._parent_header = _load_parent(parent_frame)
             self._parent_frame = parent_frame
-        parent = self._parent_header.copy()
         return Message(
             header,
-            parent,
+            self._parent_header.copy(),
             metadata,
             content,
-            # Tuples: the garbage collector need not follow them, which in a burst of messages
-            # takes longer than decoding.
-            tuple(frames[start + _FIXED_FRAMES :]),
-            tuple(frames[: start - 1]),
+            tuple(frames[end:]) if len(frames) > end else (),
+            self._same_idents(frames[: start - 1]),
             channel,
         )
+
+    def _same_idents(self, idents: Sequence[bytes]) -> tuple[bytes, ...]:
+        """Give the idents as a tuple, the same one for all messages that come from one place.
+
+        In a burst of messages the garbage collector takes longer to follow their lists than it
+        takes to decode them.
+        """
+        if idents != self._idents_received:
+            self._idents_received = list(idents)
+            self._idents = tuple(idents)
+        return self._idents
 
     def _verify(self, signature: bytes, frames: Sequence[bytes]) -> None:
         if not signature:
