@@ -25,6 +25,7 @@ from kernel_mgmt import (
     run_kernel_blocking,
     start_kernel_blocking,
 )
+from messages import texts
 from waiting import eventually_sync
 
 
@@ -33,11 +34,6 @@ def blocking(finder: KernelFinder) -> Iterator[BlockingKernelClient]:
     """A blocking client of an echo kernel of its own."""
     with run_kernel_blocking("echo/echo", finder=finder, startup_timeout=20) as client:
         yield client
-
-
-def texts(messages: list[Message]) -> list[str]:
-    """Give the text of the stream messages."""
-    return [m.content["text"].rstrip("\n") for m in messages if m.msg_type == "stream"]
 
 
 def test_reply_and_output(blocking: BlockingKernelClient) -> None:

@@ -1,0 +1,41 @@
+"""What the tests of clients look at: the messages of a request, and a second client."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Collection
+
+from kernel_mgmt import (
+    KernelClient,
+    Message,
+    Request,
+)
+
+__all__ = ["outputs", "second_client", "states", "texts"]
+
+
+def texts(messages: list[Message]) -> list[str]:
+    """Give the text of the stream messages."""
+    return [m.content["text"].rstrip("\n") for m in messages if m.msg_type == "stream"]
+
+
+def states(messages: list[Message], request_ids: Collection[str]) -> list[str]:
+    """Give the states that the kernel went through for some requests."""
+    return [
+        m.content["execution_state"]
+        for m in messages
+        if m.msg_type == "status" and m.parent_id in request_ids
+    ]
+
+
+async def outputs(request: Request) -> list[Message]:
+    """Give all output of a request."""
+    return [message async for message in request]
+
+
+@contextlib.asynccontextmanager
+async def second_client(client: KernelClient) -> AsyncIterator[KernelClient]:
+    """Give another client of the same kernel."""
+    async with KernelClient(client.connection_info, manager=client.manager) as other:
+        await other.wait_for_ready(10)
+        yield other
