@@ -18,6 +18,7 @@ from kernel_mgmt import (
     KernelRestarted,
     Message,
     Prompt,
+    ReplyLost,
     Request,
     RequestTimeout,
 )
@@ -329,9 +330,31 @@ async def test_reconnect_ends_old_requests_and_keeps_handlers(
     assert texts(seen) == ["new"]
 
 
+async def test_a_lost_reply_ends_its_request(client: KernelClient) -> None:
+    """A request that the kernel finished without a reply ends with an error that says so."""
+    request = client.execute("print done\nnoreply")
+    with pytest.raises(ReplyLost, match="finished execute_request and never replied"):
+        await asyncio.wait_for(request, 10)
+    assert texts(await outputs(request)) == ["done"]
+    with pytest.raises(ReplyLost):
+        await client.execute_interactive("noreply", timeout=10)
+    assert (await client.execute("print x")).content["status"] == "ok"
+
+
+async def test_only_the_lost_reply_is_given_up(client: KernelClient) -> None:
+    """Requests that the kernel has not finished yet keep waiting, however long it takes."""
+    lost, slow = client.execute("noreply"), client.execute("sleep 1.5\nprint slow")
+    async for message in slow:
+        if message.msg_type == "stream":  # behind the sleep
+            assert not lost.answered
+    assert (await slow).content["status"] == "ok"
+    with pytest.raises(ReplyLost):
+        await asyncio.wait_for(lost, 10)
+
+
 async def test_a_reply_that_never_comes_can_be_timed_out(client: KernelClient) -> None:
     """A request that the kernel never answers stays pending until its waiter gives up."""
-    request = client.execute("noreply")
+    request = client.execute("noidle\nnoreply")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
             await request

@@ -25,6 +25,7 @@ from kernel_mgmt import (
     NoSuchProvider,
     ProtocolError,
     ProviderError,
+    ReplyLost,
     RequestTimeout,
     errors,
 )
@@ -55,6 +56,7 @@ EXAMPLES: list[tuple[KernelMgmtError, str]] = [
         "The kernel died: killed by SIGKILL (out of memory)." + OUTPUT + "\n  | boom",
     ),
     (KernelRestarted("Send it again."), "Send it again."),
+    (ReplyLost("Go on."), "Go on."),
     (ClientClosed("It is closed."), "It is closed."),
     (RequestTimeout("It took long.", phase="execute", seconds=1.5), "It took long."),
     (ConnectionFileError("It is gone.", path="/x"), "It is gone."),

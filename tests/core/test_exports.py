@@ -45,6 +45,7 @@ PUBLIC = [
     "Prompt",
     "ProtocolError",
     "ProviderError",
+    "ReplyLost",
     "Request",
     "RequestTimeout",
     "Session",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .errors import NoSuchProvider as NoSuchProvider
     from .errors import ProtocolError as ProtocolError
     from .errors import ProviderError as ProviderError
+    from .errors import ReplyLost as ReplyLost
     from .errors import RequestTimeout as RequestTimeout
     from .finder import KernelFinder as KernelFinder
     from .hookspecs import hookimpl as hookimpl
@@ -69,6 +70,7 @@ _MODULES = {
         "NoSuchProvider",
         "ProtocolError",
         "ProviderError",
+        "ReplyLost",
         "RequestTimeout",
     ),
     "finder": ("KernelFinder",),

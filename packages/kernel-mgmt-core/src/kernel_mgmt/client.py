@@ -22,6 +22,7 @@ from .errors import (
     KernelMgmtError,
     KernelRestarted,
     ProtocolError,
+    ReplyLost,
     RequestTimeout,
 )
 from .launch import Prompt, PromptHandler
@@ -46,6 +47,8 @@ _BUSY_AFTER = 0.5
 #: How long a dead kernel must have been silent before its requests end, in seconds: what it sent
 #: last may still be on its way through the sockets.
 _LAST_WORDS = 0.05
+#: How long a reply may come after the idle status that should follow it, in seconds.
+_REPLY_PATIENCE = 1.0
 #: How long a kernel may take to end after SIGTERM, in seconds.
 _TERMINATE_PATIENCE = 2.0
 #: The channels that carry messages.
@@ -58,8 +61,8 @@ class KernelClient(RequestMethods[Request]):
     """Talks to one kernel; make it on the running loop that shall carry it.
 
     Any number of requests may be under way from any number of tasks.  Each ends: with its reply,
-    or with ``KernelDied``, ``KernelRestarted`` or ``ClientClosed``.  Nothing is ever thrown away
-    in order to wait for something else.
+    or with ``KernelDied``, ``KernelRestarted``, ``ReplyLost`` or ``ClientClosed``.  Nothing is ever
+    thrown away in order to wait for something else.
 
     Args:
         connection_info: where the kernel is and how to sign messages.
@@ -83,6 +86,8 @@ class KernelClient(RequestMethods[Request]):
         #: Requests without a reply, then those with one that somebody still holds.
         self._pending: dict[str, Request] = {}
         self._answered: WeakValueDictionary[str, Request] = WeakValueDictionary()
+        #: Ids of requests that the kernel has finished and not answered yet.
+        self._overdue: list[str] = []
         #: Coroutines of handlers and hooks under way.
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -485,8 +490,8 @@ class KernelClient(RequestMethods[Request]):
             request = self._pending.get(parent_id) or self._answered.get(parent_id)
             if channel == "iopub":
                 self._iopub_heard.set()
-                if request is not None:
-                    request.on_output(message)
+                if request is not None and request.on_output(message) and not request.answered:
+                    self._expect_reply(request)
             elif channel == "stdin":
                 self._on_input_request(message, request)
             elif request is not None:
@@ -498,6 +503,42 @@ class KernelClient(RequestMethods[Request]):
             self._release(request)
         for handler in self._handlers.get(channel, ()):
             self._run_handler(handler, message)
+
+    def _expect_reply(self, request: Request) -> None:
+        """Note that a request has been finished, and that its reply must be near."""
+        self._overdue.append(request.msg_id)
+        if len(self._overdue) == 1:
+            _ = self._start(self._end_lost_requests())
+
+    async def _end_lost_requests(self) -> None:
+        """End requests that were finished and whose reply never comes.
+
+        No time limit tells that, but order does: a later question on the same channel is answered
+        later.  ipykernel loses the reply of a cell that is interrupted just as it begins or ends.
+        """
+        await asyncio.sleep(_REPLY_PATIENCE)
+        overdue, self._overdue = self._overdue, []
+        for channel in ("shell", "control"):
+            lost = [
+                request
+                for msg_id in overdue
+                if (request := self._pending.get(msg_id)) and request.channel == channel
+            ]
+            if lost:
+                with contextlib.suppress(KernelMgmtError):  # then they have ended with it, too
+                    await self.kernel_info(channel=channel)
+                    for request in lost:
+                        self._end_lost(request)
+
+    def _end_lost(self, request: Request) -> None:
+        if not request.answered:
+            del self._pending[request.msg_id]
+            request.fail(
+                ReplyLost(
+                    f"The kernel finished {request.message.msg_type} and never replied, as when it "
+                    "is interrupted in the wrong instant; go on, or send the request again."
+                )
+            )
 
     def _release(self, request: Request) -> None:
         """Hold an answered request only as long as somebody else does."""

@@ -9,6 +9,7 @@
     ├── LaunchError                      the launch failed; nothing was left behind
     ├── KernelDied                       the kernel's process ended while it was needed
     ├── KernelRestarted                  the kernel that had the request was replaced
+    ├── ReplyLost                        the kernel finished the request and never replied
     ├── ClientClosed                     you: the client was closed
     ├── RequestTimeout (TimeoutError)    the kernel did not do it in the time you gave it
     ├── ConnectionFileError              a connection file or its content cannot be used
@@ -44,6 +45,7 @@ __all__ = [
     "NoSuchProvider",
     "ProtocolError",
     "ProviderError",
+    "ReplyLost",
     "RequestTimeout",
 ]
 
@@ -164,6 +166,13 @@ class KernelDied(KernelMgmtError):
 
 class KernelRestarted(KernelMgmtError):
     """The kernel was replaced by a new one before it answered; send the request again."""
+
+
+class ReplyLost(KernelMgmtError):
+    """The kernel said that it has finished the request, and sent no reply.
+
+    Whatever the request did has been done; the kernel can be used on.
+    """
 
 
 class ClientClosed(KernelMgmtError):

@@ -22,7 +22,7 @@ class Request:
     ``await request`` gives the reply, with status ok or error.  ``async for message in request``
     gives exactly this request's iopub messages, from its first to its idle status, also when it
     is begun later, and also a second time.  Both raise what ended the request early:
-    ``KernelDied``, ``KernelRestarted`` or ``ClientClosed``.
+    ``KernelDied``, ``KernelRestarted``, ``ReplyLost`` or ``ClientClosed``.
 
     A request to which the protocol has no reply (comm messages) is answered by its idle status.
 
@@ -174,10 +174,10 @@ class Request:
 
     # -- for the client --------------------------------------------------------------------
 
-    def on_output(self, message: Message) -> None:
-        """Take an iopub message of this request."""
+    def on_output(self, message: Message) -> bool:
+        """Take an iopub message of this request; tell whether it was the last."""
         if self._idle or self._error is not None:
-            return  # whatever comes after idle reaches the handlers
+            return False  # whatever comes after idle reaches the handlers
         self._outputs.append(message)
         self.output_count += 1
         if (
@@ -190,6 +190,7 @@ class Request:
             self._wake("idle")
         if self._waiters["output"]:
             self._wake("output")
+        return self._idle
 
     def on_reply(self, message: Message) -> None:
         """Take the reply."""
