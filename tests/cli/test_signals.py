@@ -43,6 +43,16 @@ def test_ctrl_c_interrupts_the_kernel(in_terminal: InTerminal) -> None:
         assert "stopped" not in terminal.output
 
 
+def test_ctrl_c_that_costs_the_reply_is_an_interrupt(in_terminal: InTerminal, echo: str) -> None:
+    """When the kernel never replies to the cell that was interrupted, the exit code is 130 too."""
+    with in_terminal("run", echo, "-c", "noreply\nprint on\nsleep 1000") as terminal:
+        terminal.expect("on\r\n")
+        terminal.send(CTRL_C)
+        terminal.expect("KeyboardInterrupt")
+        assert terminal.wait() == 130
+        assert "error:" not in terminal.output
+
+
 def test_code_that_catches_ctrl_c_goes_on(in_terminal: InTerminal) -> None:
     """The first Ctrl-C is the code's alone: it may clean up, and end well."""
     code = """

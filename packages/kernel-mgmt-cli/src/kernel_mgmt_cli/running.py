@@ -11,11 +11,11 @@ from contextlib import AbstractAsyncContextManager
 from queue import SimpleQueue
 from typing import Any
 
-from kernel_mgmt import KernelClient, LaunchProgress, Message, Prompt, run_kernel
+from kernel_mgmt import KernelClient, LaunchProgress, Message, Prompt, ReplyLost, run_kernel
 from kernel_mgmt.background import background_loop
 
 from .asking import answer_code, answer_provider, has_terminal
-from .errors import say
+from .errors import INTERRUPTED, say
 from .output import OutputWriter
 from .progress import LaunchDisplay
 from .signals import EndedBySignal, Signals
@@ -116,9 +116,12 @@ class _Run:
         self._display.end()
         self._signals.interrupt = self._interrupt
 
-    def _code_ended(self, reply: Message) -> None:
+    def _code_ended(self, reply: Message | None) -> None:
         self._signals.interrupt = None
-        self._exit_code = self._output.finish(reply, interrupted=self._signals.interrupted)
+        if reply is None:
+            self._exit_code = INTERRUPTED
+        else:
+            self._exit_code = self._output.finish(reply, interrupted=self._signals.interrupted)
 
     def _interrupt(self) -> None:
         assert self._client is not None
@@ -154,12 +157,16 @@ class _Run:
         async with launch(on_progress=self._show_progress, on_prompt=on_prompt) as client:
             self._client = client
             self._calls.put(self._code_begins)
+            reply = None
             try:
                 reply = await client.execute_interactive(
                     code,
                     output_hook=self._show_output,
                     stdin_hook=functools.partial(self._ask, self._answer_code),
                 )
+            except ReplyLost:
+                if not self._signals.interrupted:  # which is what can cost the reply
+                    raise
             except asyncio.CancelledError:
                 # An idle kernel gets more time than one that may never listen.
                 await client.shutdown_or_terminate(_BUSY_PATIENCE)
