@@ -54,9 +54,13 @@ class RawClient:
         connected.set_hwm(0)
         connected.linger = 0
         connected.reconnect_ivl = _RECONNECT
+        if "curve_publickey" in info:
+            connected.curve_publickey, connected.curve_secretkey = zmq.curve_keypair()
+            connected.curve_serverkey = info["curve_publickey"].encode()
         if channel == "iopub":
             connected.subscribe(b"")
-        connected.connect(f"{info['transport']}://{info['ip']}-{info[f'{channel}_port']}")
+        separator = ":" if info["transport"] == "tcp" else "-"
+        connected.connect(f"{info['transport']}://{info['ip']}{separator}{info[f'{channel}_port']}")
         return connected
 
     def send(self, msg_type: str, content: dict[str, Any]) -> str:

@@ -78,7 +78,7 @@ def attach(stage: Stage, plan: Plan) -> list[Row]:
             }
             interleave(1, tasks)
             times = _flat(interleave(plan.attaches, tasks))
-        target = Target("≤", 10, of_floor=False)
+        target = Target("≤", 10, of="")
         rows.append(_row(f"attach to a live kernel, {name}", "ms", _medians(times, _MS), target))
     return rows
 
@@ -124,7 +124,7 @@ def flood(stage: Stage, plan: Plan) -> list[Row]:
     return [
         _row(f"{what}, read", "/s", rates, Target("≥", 0.9)),
         _row(f"{what}, content not looked at", "/s", {**rates, "ours": rates["taken"]}),
-        _row(f"{what}, lost", "", lost, Target("≤", 0, of_floor=False)),
+        _row(f"{what}, lost", "", lost, Target("≤", 0, of="")),
     ]
 
 
@@ -142,7 +142,7 @@ def buffer(stage: Stage, plan: Plan) -> list[Row]:
     what = f"{_BUFFER // 1_000_000} MB buffer echoed"
     return [
         _row(what, "ms", _medians(times, _MS), Target("≤", 1.1)),
-        _row(f"{what}, extra copies", "", copies, Target("≤", 1, of_floor=False)),
+        _row(f"{what}, extra copies", "", copies, Target("≤", 1, of="")),
     ]
 
 
@@ -155,7 +155,7 @@ def session(stage: Stage, plan: Plan) -> list[Row]:
         read = _call(workers, plan.session_rounds, "decode_rate", count, read=True)
         encode = _call(workers, plan.session_rounds, "encode_rate", count)
         make = _call(workers, plan.session_rounds, "make_rate", count)
-    hundred, more = (Target("≥", limit, of_floor=False) for limit in (100_000, 150_000))
+    hundred, more = (Target("≥", limit, of="") for limit in (100_000, 150_000))
     return [
         _row("verify + deserialise", "/s", _medians(decode), hundred),
         _row("verify + deserialise, content read", "/s", _medians(read)),
@@ -175,7 +175,7 @@ def footprint(stage: Stage, plan: Plan) -> list[Row]:
             }
         for kind, limit in (("threads", 0), ("descriptors", 12)):
             figures = {who: costs[who][kind] for who in _THREE}
-            target = Target("≤", limit, of_floor=False)
+            target = Target("≤", limit, of="")
             rows.append(_row(f"per further client, {name}: {kind}", "", figures, target))
     return rows
 
@@ -199,6 +199,32 @@ def crowd(stage: Stage, plan: Plan) -> list[Row]:
     return [_row(what, "ms", _medians(times, _MS), Target("≤", 1.05))]
 
 
+def encryption(stage: Stage, plan: Plan) -> list[Row]:
+    """Do the same over TCP with CURVE and without."""
+    kernels = {"plain": {"transport": "tcp"}, "CURVE": {"transport": "tcp", "curve": True}}
+    with (
+        stage.same_with_other_kernels("ours", ECHO, kernels) as ours,
+        stage.same_with_other_kernels("floor", ECHO, kernels) as raw,
+    ):
+        workers = {**ours, **{f"raw {name}": worker for name, worker in raw.items()}}
+        _call(workers, 1, "round_trips", plan.batch)
+        trips = _medians(_flat(_call(workers, plan.batches, "round_trips", plan.batch)), _MS)
+        _call(workers, 1, "prepare_payload", _BUFFER)
+        _call(workers, 1, "echo")
+        echoes = _medians(_call(workers, plan.echoes, "echo"), _MS)
+    rows = []
+    for what, times, limit in (
+        ("execute round trip, echo kernel, CURVE", trips, 1.25),
+        (f"{_BUFFER // 1_000_000} MB buffer echoed, CURVE", echoes, 2),
+    ):
+        target = Target("≤", limit, of="plain TCP")
+        rows += [
+            Row(what, "ms", times["CURVE"], times["plain"], target=target),
+            Row(f"{what}, raw sockets", "ms", times["raw CURVE"], times["raw plain"]),
+        ]
+    return rows
+
+
 #: By the names of ``--only``, in the order of the table.
 GROUPS: dict[str, Callable[[Stage, Plan], list[Row]]] = {
     function.__name__: function
@@ -212,6 +238,7 @@ GROUPS: dict[str, Callable[[Stage, Plan], list[Row]]] = {
         footprint,
         imports,
         crowd,
+        encryption,
     )
 }
 

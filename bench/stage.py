@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -70,4 +70,24 @@ class Stage:
         with self.kernels(module, names) as infos, self.workers(names) as workers:
             for name, worker in workers.items():
                 worker.call("connect", infos[name])
+            yield workers
+
+    @contextmanager
+    def same_with_other_kernels(
+        self, contestant: str, module: str, options: Mapping[str, Mapping[str, Any]]
+    ) -> Iterator[dict[str, Worker]]:
+        """Give one contestant several times, each with a client of a kernel with other options.
+
+        Args:
+            contestant: who.
+            module: the kernels' module.
+            options: arguments of :class:`RawKernel`, by name.
+        """
+        with ExitStack() as stack:
+            workers = {}
+            for name, arguments in options.items():
+                kernel = stack.enter_context(closing(RawKernel(module, self.env, **arguments)))
+                worker = stack.enter_context(closing(Worker(contestant, self.env)))
+                worker.call("connect", kernel.info)
+                workers[name] = worker
             yield workers

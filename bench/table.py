@@ -17,22 +17,23 @@ class Target:
     Attributes:
         sign: ``≤`` or ``≥``.
         limit: the bound.
-        of_floor: whether it bounds the ratio to the floor.
+        of: what the row's floor is, whose multiple the bound is; empty for a bound in the row's own
+            unit.
     """
 
     sign: str
     limit: float
-    of_floor: bool = True
+    of: str = "floor"
 
     def text(self, unit: str) -> str:
         """Write it for people."""
-        if self.of_floor:
-            return f"{self.sign} {self.limit:g} × floor"
+        if self.of:
+            return f"{self.sign} {self.limit:g} × {self.of}"
         return f"{self.sign} {number(self.limit, unit)}"
 
     def met(self, ours: float, floor: float | None) -> bool:
         """Tell whether a figure of ours reaches it, to the two decimals that are shown."""
-        value = round(ours / floor, 2) if self.of_floor and floor else ours
+        value = round(ours / floor, 2) if self.of and floor else ours
         return bool(_SIGNS[self.sign](value, self.limit))
 
 
@@ -44,7 +45,7 @@ class Row:
         what: what was measured.
         unit: ``ms``, ``/s``, or empty for a count, which is not compared with the floor's.
         ours: the figure of kernel-mgmt.
-        floor: the figure of the floor.
+        floor: the figure of the floor, or of whatever else the target compares with.
         peer: the figure of jupyter_client.
         target: what was aimed at; a row without one is for information.
     """
