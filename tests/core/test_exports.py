@@ -137,6 +137,8 @@ TRAVELS = [
     "background",
     "launch",
     "local",
+    "encryption",
+    "registration",
 ]
 
 FOREIGN = """

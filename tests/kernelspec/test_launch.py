@@ -182,7 +182,10 @@ async def test_the_interrupt_mode_is_passed_on(
         ({"connection_file": "/tmp/mine"}, "'connection_file' is set by kernel-mgmt itself"),
         ({"prefix": "/tmp"}, "'prefix' is set by kernel-mgmt itself"),
         ({"resource_dir": "/tmp"}, "'resource_dir' is set by kernel-mgmt itself"),
-        ({"colour": "red"}, "no launch parameter 'colour'. It knows transport and color and size."),
+        (
+            {"colour": "red"},
+            "no launch parameter 'colour'. It knows transport, encryption, color, size.",
+        ),
         ({"color": ["red"]}, "'color' is ['red']. It must be a string or a number."),
         ({"color": None}, "'color' is None. It must be a string or a number."),
         ({"transport": "carrier pigeon"}, "It must be 'ipc' or 'tcp'."),

@@ -155,7 +155,7 @@ async def test_a_relaunch_has_the_same_endpoints(finder: KernelFinder) -> None:
     [
         (
             {"colour": "red"},
-            "no launch parameter 'colour'. It knows transport and extra_arguments.",
+            "no launch parameter 'colour'. It knows transport, encryption, extra_arguments.",
         ),
         ({"connection_file": "/tmp/mine"}, "no launch parameter 'connection_file'."),
         ({"transport": "carrier pigeon"}, "'carrier pigeon'. It must be 'ipc' or 'tcp'."),

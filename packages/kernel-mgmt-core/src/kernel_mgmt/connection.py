@@ -19,7 +19,14 @@ from typing import Any
 
 from .errors import ConnectionFileError
 
-__all__ = ["CHANNELS", "SUN_PATH_MAX", "ConnectionInfo", "free_tcp_ports", "new_key"]
+__all__ = [
+    "CHANNELS",
+    "SUN_PATH_MAX",
+    "ConnectionInfo",
+    "free_tcp_ports",
+    "new_key",
+    "write_private",
+]
 
 #: The five channels of a kernel, as their ports are named in a connection file.
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
@@ -272,10 +279,14 @@ class ConnectionInfo:
         except ConnectionFileError as error:
             raise ConnectionFileError(f"{str(path)!r}: {error}", path=str(path)) from None
 
-    def write(self, path: Path | str) -> Path:
+    def write(self, path: Path | str, *, replace: bool = False) -> Path:
         """Write a connection file that nobody else can read (0600).
 
         A file that exists is never overwritten: it may be another kernel's, or a trap.
+
+        Args:
+            path: the file.
+            replace: put it in the place of the one that is there, in one step.
 
         Returns:
             The file's absolute path.
@@ -283,28 +294,7 @@ class ConnectionInfo:
         Raises:
             ConnectionFileError: it exists, or cannot be written.
         """
-        path = Path(os.path.abspath(path))
-        try:
-            data = json.dumps(self.to_dict(), indent=1).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ConnectionFileError(
-                f"The connection info has no JSON form: {error}.", path=str(path)
-            ) from None
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
-        try:
-            descriptor = os.open(path, flags, 0o600)
-            try:
-                with open(descriptor, "wb") as file:
-                    file.write(data)
-            except OSError:
-                path.unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            raise ConnectionFileError(
-                f"The connection file {str(path)!r} cannot be written: {error.strerror}.",
-                path=str(path),
-            ) from error
-        return path
+        return write_private(path, self.to_dict(), replace=replace)
 
     def __repr__(self) -> str:
         where = self.ip if self.transport == "ipc" else self.endpoint_summary()
@@ -319,6 +309,36 @@ class ConnectionInfo:
     def endpoint_summary(self) -> str:
         """Give address and ports in one word, for people."""
         return f"{self.ip}:" + ",".join(str(port) for _, port in self._ports())
+
+
+def write_private(path: Path | str, content: Mapping[str, Any], *, replace: bool = False) -> Path:
+    """Write JSON that nobody else can read; see :meth:`ConnectionInfo.write`."""
+    path = Path(os.path.abspath(path))
+    try:
+        data = json.dumps(content, indent=1).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConnectionFileError(
+            f"The connection info has no JSON form: {error}.", path=str(path)
+        ) from None
+    # A name that Jupyter does not take for a connection file.
+    target = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}") if replace else path
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        descriptor = os.open(target, flags, 0o600)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(data)
+            if replace:
+                os.replace(target, path)
+        except OSError:
+            target.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ConnectionFileError(
+            f"The connection file {str(path)!r} cannot be written: {error.strerror}.",
+            path=str(path),
+        ) from error
+    return path
 
 
 def _shown(value: Any) -> str:

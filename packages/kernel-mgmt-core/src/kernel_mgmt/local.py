@@ -1,7 +1,8 @@
 """Kernels that are processes of this machine: launch one, and manage it.
 
 Used by every provider that starts a local process, and by the nanny, which runs on hosts that
-have nothing of ours: only the standard library is imported.
+have nothing of ours: only the standard library is imported, and pyzmq where keys are made or a
+kernel registers.
 """
 
 from __future__ import annotations
@@ -16,22 +17,29 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable
 
 from .background import finish
-from .connection import CHANNELS, SUN_PATH_MAX, ConnectionInfo
+from .connection import CHANNELS, SUN_PATH_MAX, ConnectionInfo, write_private
+from .encryption import check_encrypted, new_curve_keys, wants_encryption
 from .errors import ConnectionFileError, LaunchError
 from .launch import Launched, LaunchRequest
 from .manager import ExitStatus, KernelManager
 from .process import KernelProcess, OutputHandler
+from .registration import BadRegistration, Registration, RegistrationSocket
 
 __all__ = ["LocalKernelManager", "launch_local"]
 
 logger = logging.getLogger("kernel_mgmt")
 
 _BIND_FAILURE = re.compile(r"EADDRINUSE|address (is )?(already )?in use", re.IGNORECASE)
+
+#: How kernels based on xeus 6 refuse a registration file whose port is the number it should be.
+_WANTS_TEXT = re.compile(r"type must be string, but is number")
 
 #: The directories that this module names, and may remove, begin with this.
 _SOCKET_DIR_PREFIX = "km-"
@@ -102,6 +110,21 @@ class LocalKernelManager(KernelManager):
         self._process.forward_output(handler)
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be launched, as each try of it needs to know."""
+
+    request: LaunchRequest
+    make_argv: Callable[[Path], Sequence[str]]
+    runtime_dir: Path
+    environment: Mapping[str, str]
+    transport: str
+    encrypted: bool
+    handshake: bool
+    #: Write the registration socket's port as a string.
+    port_as_text: bool = False
+
+
 async def launch_local(
     request: LaunchRequest,
     make_argv: Callable[[Path], Sequence[str]],
@@ -109,6 +132,8 @@ async def launch_local(
     runtime_dir: Path,
     transport: str = "tcp",
     env: Mapping[str, str] | None = None,
+    encryption: object = "auto",
+    handshake: bool = False,
 ) -> Launched:
     """Launch a kernel as a process of this machine; returns when its sockets accept connections.
 
@@ -119,48 +144,88 @@ async def launch_local(
         runtime_dir: where to put the connection file, normally Jupyter's runtime directory.
         transport: ``ipc`` for a kernel that is known to support it, otherwise ``tcp``.
         env: variables of the kernel type, between this process's and the request's.
+        encryption: ``auto``, ``required`` or ``off``: whether the channels are encrypted by
+            CURVE. ``auto`` is over TCP, when the kernel type's metadata declare that it can.
+        handshake: the kernel type speaks protocol 5.6: let it pick its ports and register them
+            (see :mod:`kernel_mgmt.registration`). Not done with given endpoints or encryption: of
+            both the specification of the handshake says nothing, and such a kernel understands
+            a connection file too.
 
     Raises:
-        LaunchError: the kernel could not be started, or ended before it accepted connections.
+        LaunchError: the encryption cannot be had (phase ``resolve``); the kernel could not be
+            started, ended before it accepted connections, registered nonsense, or does not
+            encrypt as it should.
     """
+    given = request.connection_info
+    transport = given.transport if given else transport if HAVE_IPC else "tcp"
+    encrypted = wants_encryption(encryption, request.kernel_type, transport, given)
     request.progress("start", f"Starting {request.kernel_type.display_name or 'the kernel'}")
     _check_cwd(request.cwd)
-    _check_endpoints(request.connection_info)
-    environment = _environment(env, request.env)
+    _check_endpoints(given)
+    plan = _Plan(
+        request,
+        make_argv,
+        runtime_dir,
+        _environment(env, request.env),
+        transport,
+        encrypted,
+        handshake=handshake and given is None and not encrypted,
+    )
     try:
-        return await _launch_once(request, make_argv, runtime_dir, transport, environment)
+        return await _launch_once(plan)
     except LaunchError as error:
-        if request.connection_info is not None or not _BIND_FAILURE.search(error.log_tail):
+        second = _second_plan(plan, error)
+        if second is None:
             raise
+    return await _launch_once(second)
+
+
+def _second_plan(plan: _Plan, error: LaunchError) -> _Plan | None:
+    """Give how to try once more after a failure that another try may not have."""
+    if plan.handshake and _WANTS_TEXT.search(error.log_tail):
+        logger.info("The kernel wants the registration port as a string; trying with one.")
+        return replace(plan, port_as_text=True)
+    if plan.request.connection_info is None and _BIND_FAILURE.search(error.log_tail):
         logger.info("A port was taken before the kernel could bind it; trying with others.")
-    return await _launch_once(request, make_argv, runtime_dir, transport, environment)
+        return plan
+    return None
 
 
-async def _launch_once(
-    request: LaunchRequest,
-    make_argv: Callable[[Path], Sequence[str]],
-    runtime_dir: Path,
-    transport: str,
-    environment: Mapping[str, str],
+async def _launch_once(plan: _Plan) -> Launched:
+    with _file_errors_as_launch_errors():
+        info = plan.request.connection_info or _fresh_connection_info(plan)
+    if not plan.handshake:
+        return await _launch_with(plan, info, None)
+    registration = Registration(plan.request.kernel_id, info)
+    with closing(RegistrationSocket(registration, info)) as registrar:
+        return await _launch_with(plan, info, registrar)
+
+
+async def _launch_with(
+    plan: _Plan, info: ConnectionInfo, registrar: RegistrationSocket | None
 ) -> Launched:
-    try:
-        info = request.connection_info or _fresh_connection_info(request, transport)
-        # The file first: it names the directory, so that neither is ever unfindable.
-        runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        connection_file = info.write(runtime_dir / f"kernel-{request.kernel_id}.json")
-    except (ConnectionFileError, OSError) as error:
-        raise LaunchError(
-            _one_line(error), phase="start", advice="Check the directory's path, room and rights."
-        ) from error
+    request = plan.request
+    # The file first: it names the directory, so that neither is ever unfindable.
+    connection_file = _write_file(plan, info, registrar)
     manager: LocalKernelManager | None = None
     try:
         if info.transport == "ipc":
             _make_private(Path(info.ip).parent)
-        process = _spawn(make_argv(connection_file), request.cwd, environment)
+        if registrar is not None:
+            registrar.listen()
+        process = _spawn(plan.make_argv(connection_file), request.cwd, plan.environment)
         manager = LocalKernelManager(
             request.kernel_id, process, connection_file=connection_file, connection_info=info
         )
+        if registrar is not None:
+            info = manager._connection_info = await _registered(registrar, process)
+            with _file_errors_as_launch_errors():
+                info.write(connection_file, replace=True)  # for other clients
         await _accepting(info, process)
+        if info.curve_publickey:
+            connected = _connect(info, "shell")
+            if connected is not None:
+                await check_encrypted(connected)
     except BaseException:
         if manager is None:
             _remove_files(connection_file, info)
@@ -170,12 +235,34 @@ async def _launch_once(
     return Launched(info, manager)
 
 
-def _fresh_connection_info(request: LaunchRequest, transport: str) -> ConnectionInfo:
+def _write_file(plan: _Plan, info: ConnectionInfo, registrar: RegistrationSocket | None) -> Path:
+    """Write the file that the kernel reads: a connection file, or a registration file."""
+    content = info.to_dict()
+    if registrar is not None:
+        content = registrar.file_content(port_as_text=plan.port_as_text)
+    with _file_errors_as_launch_errors():
+        plan.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return write_private(plan.runtime_dir / f"kernel-{plan.request.kernel_id}.json", content)
+
+
+@contextmanager
+def _file_errors_as_launch_errors() -> Iterator[None]:
+    try:
+        yield
+    except (ConnectionFileError, OSError) as error:
+        raise LaunchError(
+            _one_line(error), phase="start", advice="Check the directory's path, room and rights."
+        ) from error
+
+
+def _fresh_connection_info(plan: _Plan) -> ConnectionInfo:
+    kernel_type = plan.request.kernel_type
     common: dict[str, Any] = {
-        "kernel_name": request.kernel_type.name,
-        "interrupt_mode": request.kernel_type.interrupt_mode,
+        "kernel_name": kernel_type.name,
+        "interrupt_mode": kernel_type.interrupt_mode,
+        **(new_curve_keys() if plan.encrypted else {}),
     }
-    if transport == "ipc" and HAVE_IPC:
+    if plan.transport == "ipc":
         return ConnectionInfo.for_ipc(_new_socket_dir(), **common)
     return ConnectionInfo.for_tcp(**common)
 
@@ -183,7 +270,7 @@ def _fresh_connection_info(request: LaunchRequest, transport: str) -> Connection
 def _new_socket_dir() -> Path:
     """Name a directory that does not exist yet and is short enough for socket paths."""
     name = f"{_SOCKET_DIR_PREFIX}{secrets.token_hex(4)}"
-    longest_file = len("/k-5")
+    longest_file = len("/k-65535")  # a kernel may choose its numbers itself
     for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108 - private below
         if not base or not os.access(base, os.W_OK | os.X_OK):
             continue
@@ -293,28 +380,64 @@ def _spawn(argv: Sequence[str], cwd: Path | None, environment: Mapping[str, str]
         ) from error
 
 
+async def _registered(registrar: RegistrationSocket, process: KernelProcess) -> ConnectionInfo:
+    """Wait until the kernel has registered its ports, or the process ends."""
+    started = time.monotonic()
+    while True:
+        try:
+            info = registrar.take()
+        except BadRegistration as error:
+            raise LaunchError(
+                f"The kernel's registration cannot be used: {error}.",
+                phase="start",
+                advice="Update the kernel, or pass connection_info=ConnectionInfo.for_tcp(): with "
+                "given ports there is no registration.",
+                log_tail=process.log_tail(50),
+            ) from error
+        if info is not None:
+            return info
+        _check_runs(process, "registered")
+        await _look_again(started)
+
+
 async def _accepting(info: ConnectionInfo, process: KernelProcess) -> None:
     """Wait until every channel accepts connections, or the process ends."""
     started = time.monotonic()
     for channel in CHANNELS:
         while not _accepts(info, channel):
-            status = process.exit_status
-            if status is not None:
-                raise LaunchError(
-                    f"The kernel ended before it accepted connections: {status}.",
-                    phase="start",
-                    advice="Its own output tells why."
-                    if process.log_tail(1)
-                    else "It wrote nothing; run its command by hand to see why.",
-                    exit_status=status,
-                    log_tail=process.log_tail(50),
-                )
-            # Looking costs the starting kernel its processor: at most 2 % of the wait.
-            await asyncio.sleep(min(max((time.monotonic() - started) * 0.02, 0.002), 0.05))
+            _check_runs(process, "accepted connections")
+            await _look_again(started)
+
+
+def _check_runs(process: KernelProcess, goal: str) -> None:
+    status = process.exit_status
+    if status is not None:
+        raise LaunchError(
+            f"The kernel ended before it {goal}: {status}.",
+            phase="start",
+            advice="Its own output tells why."
+            if process.log_tail(1)
+            else "It wrote nothing; run its command by hand to see why.",
+            exit_status=status,
+            log_tail=process.log_tail(50),
+        )
+
+
+async def _look_again(started: float) -> None:
+    # Looking costs the starting kernel its processor: at most 2 % of the wait.
+    await asyncio.sleep(min(max((time.monotonic() - started) * 0.02, 0.002), 0.05))
 
 
 def _accepts(info: ConnectionInfo, channel: str) -> bool:
     """Tell whether something listens at a channel's address, which is one of this machine."""
+    connected = _connect(info, channel)
+    if connected is not None:
+        connected.close()
+    return connected is not None
+
+
+def _connect(info: ConnectionInfo, channel: str) -> socket.socket | None:
+    """Connect to a channel without ZeroMQ; gives None when nothing listens there."""
     address: str | tuple[str, int]
     if info.transport == "ipc":
         family, address = socket.AF_UNIX, str(info.socket_path(channel))
@@ -322,16 +445,19 @@ def _accepts(info: ConnectionInfo, channel: str) -> bool:
         ip = _reachable(info.ip)
         family = socket.AF_INET6 if ":" in ip else socket.AF_INET
         address = (ip, getattr(info, f"{channel}_port"))
-    with socket.socket(family) as probe:
-        # One's own machine takes or refuses a connection at once. Not done by the event loop: to
-        # be cancelled in the middle would leave it with a descriptor that is closed.
-        probe.settimeout(0.01)
-        try:
-            probe.connect(address)
-            # A connection to a TCP port that nobody listens on can, rarely, meet itself.
-            return info.transport == "ipc" or bool(probe.getsockname() != probe.getpeername())
-        except OSError:  # refused, or accepted by a kernel that ended in the same moment
-            return False
+    probe = socket.socket(family)
+    # One's own machine takes or refuses a connection at once. Not done by the event loop: to
+    # be cancelled in the middle would leave it with a descriptor that is closed.
+    probe.settimeout(0.01)
+    try:
+        probe.connect(address)
+        # A connection to a TCP port that nobody listens on can, rarely, meet itself.
+        if info.transport == "ipc" or probe.getsockname() != probe.getpeername():
+            return probe
+    except OSError:  # refused, or accepted by a kernel that ended in the same moment
+        pass
+    probe.close()
+    return None
 
 
 def _reachable(ip: str) -> str:

@@ -33,7 +33,13 @@ def kernel_mgmt_launch_kernel(request: LaunchRequest) -> Awaitable[Launched]:
 
     - ``transport``: ``"ipc"`` for Unix sockets in a private directory, or ``"tcp"`` for the
       loopback interface; without it, ``ipc`` when the command is known to be ipykernel.
+    - ``encryption``: ``"auto"`` (the default) for CURVE over TCP when the kernelspec declares
+      ``metadata.supported_encryption``, ``"required"`` for CURVE over either transport or an
+      error, ``"off"`` for none.
     - for each ``{name}`` in the kernelspec's ``argv``, a value of that name.
+
+    A kernel whose kernelspec has a ``kernel_protocol_version`` of 5.6 or later picks its TCP ports
+    and registers them, unless it is encrypted or ``request.connection_info`` gives the ports.
 
     Raises:
         LaunchError: a parameter is wrong (phase ``resolve``), or the kernel could not be started

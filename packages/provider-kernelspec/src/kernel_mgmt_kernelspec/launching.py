@@ -14,12 +14,16 @@ from typing import Any
 from jupyter_core.paths import jupyter_runtime_dir
 from kernel_mgmt import Launched, LaunchError, LaunchRequest
 from kernel_mgmt.local import launch_local
+from kernel_mgmt.registration import speaks_handshake
 
 from .kernelspec import KernelSpec
 
 __all__ = ["launch_kernelspec"]
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_]+)\}")
+
+# The launch parameters that every kernelspec has; the others are those that its command asks for.
+_PROVIDERS = ("transport", "encryption")
 
 # What the provider fills in itself: no launch parameter can.
 _OURS = ("connection_file", "prefix", "resource_dir")
@@ -49,6 +53,7 @@ async def launch_kernelspec(request: LaunchRequest) -> Launched:
         )
     params = dict(request.launch_params)
     transport = _transport(spec, params.pop("transport", None))
+    encryption = params.pop("encryption", "auto")
     values = _check_params(spec, params)
     values |= {"prefix": sys.prefix, "resource_dir": str(spec.resource_dir)}
 
@@ -61,6 +66,10 @@ async def launch_kernelspec(request: LaunchRequest) -> Launched:
         runtime_dir=Path(jupyter_runtime_dir()),
         transport=transport,
         env=_fill_env(spec.env, request.env),
+        encryption=encryption,
+        # Paths in a directory of our own cannot be taken by others, and the handshake's specification
+        # does not say where a kernel is to put them.
+        handshake=transport == "tcp" and speaks_handshake(spec.kernel_protocol_version),
     )
 
 
@@ -116,7 +125,9 @@ def is_ipykernel(argv: tuple[str, ...]) -> bool:
 
 def _check_params(spec: KernelSpec, params: Mapping[str, Any]) -> dict[str, str]:
     """Give the launch parameters as text, having checked that the command asks for them."""
-    asked = {name for word in spec.argv for name in _PLACEHOLDER.findall(word)}.difference(_OURS)
+    asked = {name for word in spec.argv for name in _PLACEHOLDER.findall(word)}.difference(
+        _OURS, _PROVIDERS
+    )
     for name, value in params.items():
         if name in _OURS:
             raise LaunchError(
@@ -130,7 +141,7 @@ def _check_params(spec: KernelSpec, params: Mapping[str, Any]) -> dict[str, str]
             raise LaunchError(
                 f"{spec.id} has no launch parameter {name!r}.",
                 phase="resolve",
-                advice=f"It knows {' and '.join(['transport', *sorted(asked)])}.",
+                advice=f"It knows {', '.join([*_PROVIDERS, *sorted(asked)])}.",
             )
         if not isinstance(value, str | int | float | os.PathLike):
             raise LaunchError(

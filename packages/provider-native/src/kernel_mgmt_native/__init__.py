@@ -20,7 +20,7 @@ from kernel_mgmt.local import launch_local
 
 __all__ = ["kernel_mgmt_find_kernels", "kernel_mgmt_launch_kernel"]
 
-_LAUNCH_PARAMS = ("transport", "extra_arguments")
+_LAUNCH_PARAMS = ("transport", "encryption", "extra_arguments")
 
 
 @hookimpl
@@ -63,6 +63,8 @@ def kernel_mgmt_launch_kernel(request: LaunchRequest) -> Awaitable[Launched]:
 
     - ``transport``: ``"ipc"`` (the default) for Unix sockets in a private directory, or ``"tcp"``
       for the loopback interface; where there are no Unix sockets it is always TCP.
+    - ``encryption``: ``"auto"`` (the default) for CURVE over TCP where ipykernel can, from 7.3 on,
+      ``"required"`` for CURVE over either transport or an error, ``"off"`` for none.
     - ``extra_arguments``: a list of strings, appended to ipykernel's command line.
 
     Raises:
@@ -82,7 +84,11 @@ async def _launch(request: LaunchRequest) -> Launched:
         return [*launcher, "-f", str(connection_file), *extra_arguments]
 
     return await launch_local(
-        request, make_argv, runtime_dir=Path(jupyter_runtime_dir()), transport=transport
+        request,
+        make_argv,
+        runtime_dir=Path(jupyter_runtime_dir()),
+        transport=transport,
+        encryption=request.launch_params.get("encryption", "auto"),
     )
 
 
@@ -92,7 +98,7 @@ def _read_params(params: Mapping[str, Any]) -> tuple[str, list[str]]:
         raise LaunchError(
             f"native/python3 has no launch parameter {', '.join(map(repr, unknown))}.",
             phase="resolve",
-            advice=f"It knows {' and '.join(_LAUNCH_PARAMS)}.",
+            advice=f"It knows {', '.join(_LAUNCH_PARAMS)}.",
         )
     transport = params.get("transport", "ipc")
     if transport not in ("ipc", "tcp"):

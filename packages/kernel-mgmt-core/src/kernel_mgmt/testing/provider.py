@@ -21,7 +21,9 @@ class EchoProvider:
 
     - ``arguments``: a list of the kernel's command-line options;
     - ``transport``: ``ipc`` (the default) or ``tcp``;
-    - ``interrupt_mode``: ``signal`` (the default) or ``message``.
+    - ``interrupt_mode``: ``signal`` (the default) or ``message``;
+    - ``encryption``: ``auto`` (the default), ``required`` or ``off``;
+    - ``handshake``: whether the kernel picks its ports and registers them; not by default.
 
     Args:
         runtime_dir: where connection files are put; Jupyter's runtime directory by default.
@@ -33,7 +35,8 @@ class EchoProvider:
     @hookimpl
     def kernel_mgmt_find_kernels(self) -> Iterable[KernelType]:
         """Give the one kernel type."""
-        return [KernelType("echo", display_name="Echo", language="echo")]
+        metadata = {"supported_encryption": ["curve"]}
+        return [KernelType("echo", display_name="Echo", language="echo", metadata=metadata)]
 
     @hookimpl
     def kernel_mgmt_launch_kernel(self, request: LaunchRequest) -> Awaitable[Launched]:
@@ -54,6 +57,8 @@ class EchoProvider:
             ],
             runtime_dir=self._runtime_dir or _jupyter_runtime_dir(),
             transport=params.get("transport", "ipc"),
+            encryption=params.get("encryption", "auto"),
+            handshake=params.get("handshake", False),
         )
 
 

@@ -4,8 +4,8 @@ It stands in for kernels of any sort, good and bad ones, and needs nothing but p
 
     python -m kernel_mgmt.testing.echo_kernel -f CONNECTION_FILE [OPTIONS]
 
-It speaks tcp and ipc, CURVE when the connection file holds keys, and sends ``iopub_welcome``
-(JEP 65).  While a cell runs it serves control, heartbeat and stdin.  SIGINT interrupts a running
+It speaks tcp and ipc, CURVE when the connection file holds keys, picks and registers its ports when
+it is given a registration file (JEP 66), and sends ``iopub_welcome`` (JEP 65).  While a cell runs it serves control, heartbeat and stdin.  SIGINT interrupts a running
 cell and does nothing to an idle kernel.  It ends itself when its parent (``JPY_PARENT_PID``) is
 gone.  A ``comm_msg`` comes back on iopub with the same data and buffers.
 

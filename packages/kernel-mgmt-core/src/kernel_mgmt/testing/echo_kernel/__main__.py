@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
 import time
+from pathlib import Path
+
+from ...connection import ConnectionInfo
+from .registering import WAYS, info_to_bind, register
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -24,6 +29,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--no-welcome", action="store_true", help="send no iopub_welcome")
     add("--ignore-shutdown", action="store_true", help="answer shutdown_request and stay")
     add("--ignore-sigterm", action="store_true", help="do not end on SIGTERM")
+    add("--no-curve", action="store_true", help="do not encrypt, keys or not")
+    add("--register", default="well", choices=WAYS, help="how to answer a registration file")
+    add("--wait-for", metavar="PATH", help="bind the sockets when this file is there")
     add("--protocol", default="5.5", metavar="VERSION", help="the protocol version to report")
     return parser.parse_args(arguments)
 
@@ -37,12 +45,18 @@ def main(arguments: list[str] | None = None) -> int:
     if options.ignore_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(options.startup_delay)
+    while options.wait_for and not os.path.exists(options.wait_for):
+        time.sleep(0.01)
 
-    from ...connection import ConnectionInfo
     from .kernel import EchoKernel
 
+    file = json.loads(Path(options.connection_file).read_bytes())
+    registers = "registration_port" in file
+    info = info_to_bind(file) if registers else ConnectionInfo.read(options.connection_file)
+    if options.no_curve:
+        info = info.replace(curve_publickey=None, curve_secretkey=None)
     kernel = EchoKernel(
-        ConnectionInfo.read(options.connection_file),
+        info,
         welcome=not options.no_welcome,
         answer_delay=options.answer_delay,
         ignore_shutdown=options.ignore_shutdown,
@@ -50,6 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
         parent_pid=int(os.environ.get("JPY_PARENT_PID") or 0),
     )
     try:
+        if registers:
+            register(file, kernel.ports, options.register)
         if options.never_answer:
             kernel.stay_mute()
         else:

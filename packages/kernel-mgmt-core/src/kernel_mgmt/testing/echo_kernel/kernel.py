@@ -46,7 +46,7 @@ class EchoKernel:
     """A kernel that serves requests until it is shut down.
 
     Args:
-        info: where to bind, and the keys.
+        info: where to bind, and the keys; a TCP port of 0 is any that is free.
         welcome: whether subscribers are sent ``iopub_welcome``.
         answer_delay: how long ``kernel_info_request`` waits for its reply, in seconds.
         ignore_shutdown: whether a ``shutdown_request`` is answered and not obeyed.
@@ -89,6 +89,8 @@ class EchoKernel:
         self._catch_interrupts()
 
         self._context = zmq.Context()
+        #: The ports by channel; those that were 0 are now what the system chose.
+        self.ports: dict[str, int] = {}
         self._sockets = {channel: self._bind(info, channel, welcome) for channel in CHANNELS}
         self._shell, self._iopub, self._stdin, self._control, self._hb = self._sockets.values()
         self._handlers: dict[Any, Callable[[], None]] = {
@@ -137,7 +139,12 @@ class EchoKernel:
             bound.setsockopt(zmq.CURVE_SERVER, 1)
             bound.setsockopt(zmq.CURVE_SECRETKEY, info.curve_secretkey.encode())
             bound.setsockopt(zmq.CURVE_PUBLICKEY, info.curve_publickey.encode())
-        bound.bind(info.endpoint(channel))
+        self.ports[channel] = getattr(info, f"{channel}_port")
+        if self.ports[channel]:
+            bound.bind(info.endpoint(channel))
+        else:
+            bound.bind(f"tcp://{info.ip}:*")
+            self.ports[channel] = int(bound.getsockopt_string(zmq.LAST_ENDPOINT).split(":")[-1])
         return bound
 
     # -- the loop --------------------------------------------------------------------------
