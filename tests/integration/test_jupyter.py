@@ -26,9 +26,12 @@ def _jupyters_loop() -> None:
 
 
 @contextmanager
-def our_kernel(transport: str) -> Iterator[tuple[BlockingKernelClient, Path]]:
+def our_kernel(
+    transport: str, encryption: str = "auto"
+) -> Iterator[tuple[BlockingKernelClient, Path]]:
     """Run a kernel that we launched; gives our client and the connection file that we wrote."""
-    with run_kernel_blocking("native/python3", launch_params={"transport": transport}) as client:
+    params = {"transport": transport, "encryption": encryption}
+    with run_kernel_blocking("native/python3", launch_params=params) as client:
         assert client.manager is not None
         yield client, RUNTIME_DIR / f"kernel-{client.manager.kernel_id}.json"
 
@@ -62,7 +65,8 @@ def test_jupyter_console_uses_our_kernel(transport: str) -> None:
     """
     console = shutil.which("jupyter-console", path=Path(sys.executable).parent)
     assert console, "jupyter_console is not installed beside this Python"
-    with our_kernel(transport) as (client, connection_file):
+    # Not encrypted: its --existing reads the keys from the file and does not hand them to its client.
+    with our_kernel(transport, encryption="off") as (client, connection_file):
         output(client, "shared = 'made by our client'")
         with PseudoTerminal(
             [console, "--simple-prompt", "--existing", str(connection_file)]

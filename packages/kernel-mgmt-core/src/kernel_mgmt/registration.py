@@ -16,6 +16,7 @@ import hmac
 import json
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from .connection import CHANNELS, ConnectionInfo
@@ -176,12 +177,12 @@ class RegistrationSocket:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.set(zmq.MAXMSGSIZE, _MESSAGE_MAX)
-        #: Where to listen, as far as that has to wait.
-        self._later = ""
+        #: Where to listen, when that is a path: its directory is made later.
+        self._path = ""
         #: The registration socket's port, or the number that ends its path.
         self.port = _IPC_NUMBER
         if info.transport == "ipc":
-            self._later = f"ipc://{info.ip}-{self.port}"
+            self._path = f"{info.ip}-{self.port}"
         else:
             self._bind(f"tcp://{info.ip}:*")
             endpoint: bytes = self._socket.get(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
@@ -190,6 +191,8 @@ class RegistrationSocket:
     def close(self) -> None:
         """Stop listening; an acknowledgement that was sent still leaves."""
         self._context.destroy(linger=_LINGER if self._acknowledged else 0)
+        if self._path:
+            Path(self._path).unlink(missing_ok=True)  # ZeroMQ leaves it
 
     def file_content(self, *, port_as_text: bool) -> dict[str, Any]:
         """Give the content of the registration file, see :meth:`Registration.file_content`."""
@@ -201,8 +204,8 @@ class RegistrationSocket:
         Raises:
             LaunchError: the path cannot be bound.
         """
-        if self._later:
-            self._bind(self._later)
+        if self._path:
+            self._bind(f"ipc://{self._path}")
 
     def _bind(self, endpoint: str) -> None:
         try:

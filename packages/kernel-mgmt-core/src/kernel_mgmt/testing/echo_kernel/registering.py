@@ -17,7 +17,7 @@ from ...protocol import DELIMITER, Session
 __all__ = ["WAYS", "info_to_bind", "register"]
 
 #: The ways to register.
-WAYS = ("well", "never", "unsigned", "forged", "twice", "stranger-id", "bad-port", "same-ports")
+WAYS = ("well", "twice", "never", "bad-id", "bad-port", "same-ports", "nonsense")
 
 #: How long the acknowledgement is waited for, in milliseconds.
 _PATIENCE = 5000
@@ -46,13 +46,15 @@ def register(file: dict[str, Any], ports: dict[str, int], way: str) -> None:
         return
     session = Session(file["key"], file["signature_scheme"], username="echo")
     values: dict[str, Any] = {f"{channel}_port": str(port) for channel, port in ports.items()}
-    values["kernel_id"] = file["kernel_id"] if way != "stranger-id" else "another"
-    if way == "bad-port":
+    values["kernel_id"] = file["kernel_id"]
+    if way == "bad-id":
+        values["kernel_id"] = "another"
+    elif way == "bad-port":
         values["shell_port"] = "-1"
     elif way == "same-ports":
         values["shell_port"] = values["iopub_port"]
-    content = json.dumps(values).encode()
-    signature = {"unsigned": b"", "forged": b"0" * 64}.get(way, session.sign([content]))
+    content = json.dumps(values).encode() if way != "nonsense" else b"hello"
+    signature = session.sign([content])
     context = zmq.Context()
     socket = context.socket(zmq.DEALER)
     try:
