@@ -147,9 +147,9 @@ async def launch_local(
         encryption: ``auto``, ``required`` or ``off``: whether the channels are encrypted by
             CURVE. ``auto`` is over TCP, when the kernel type's metadata declare that it can.
         handshake: the kernel type speaks protocol 5.6: let it pick its ports and register them
-            (see :mod:`kernel_mgmt.registration`). Not done with given endpoints or encryption: of
-            both the specification of the handshake says nothing, and such a kernel understands
-            a connection file too.
+            (see :mod:`kernel_mgmt.registration`). Not done with given endpoints, nor with
+            encryption, of which the handshake's specification says nothing: such a kernel
+            understands a connection file too (JEP 66).
 
     Raises:
         LaunchError: the encryption cannot be had (phase ``resolve``); the kernel could not be
@@ -193,7 +193,9 @@ def _second_plan(plan: _Plan, error: LaunchError) -> _Plan | None:
 
 async def _launch_once(plan: _Plan) -> Launched:
     with _file_errors_as_launch_errors():
-        info = plan.request.connection_info or _fresh_connection_info(plan)
+        info = plan.request.connection_info or _fresh_connection_info(
+            plan.request, plan.transport, encrypted=plan.encrypted
+        )
     if not plan.handshake:
         return await _launch_with(plan, info, None)
     registration = Registration(plan.request.kernel_id, info)
@@ -220,7 +222,8 @@ async def _launch_with(
         if registrar is not None:
             info = manager._connection_info = await _registered(registrar, process)
             with _file_errors_as_launch_errors():
-                info.write(connection_file, replace=True)  # for other clients
+                # For other clients, who can use a connection file only.
+                info.write(connection_file, replace=True)
         await _accepting(info, process)
         if info.curve_publickey:
             connected = _connect(info, "shell")
@@ -255,14 +258,15 @@ def _file_errors_as_launch_errors() -> Iterator[None]:
         ) from error
 
 
-def _fresh_connection_info(plan: _Plan) -> ConnectionInfo:
-    kernel_type = plan.request.kernel_type
+def _fresh_connection_info(
+    request: LaunchRequest, transport: str, *, encrypted: bool = False
+) -> ConnectionInfo:
     common: dict[str, Any] = {
-        "kernel_name": kernel_type.name,
-        "interrupt_mode": kernel_type.interrupt_mode,
-        **(new_curve_keys() if plan.encrypted else {}),
+        "kernel_name": request.kernel_type.name,
+        "interrupt_mode": request.kernel_type.interrupt_mode,
+        **(new_curve_keys() if encrypted else {}),
     }
-    if plan.transport == "ipc":
+    if transport == "ipc" and HAVE_IPC:
         return ConnectionInfo.for_ipc(_new_socket_dir(), **common)
     return ConnectionInfo.for_tcp(**common)
 
