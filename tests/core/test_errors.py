@@ -27,6 +27,7 @@ from kernel_mgmt import (
     ProviderError,
     ReplyLost,
     RequestTimeout,
+    UnsupportedFeature,
     errors,
 )
 
@@ -59,6 +60,7 @@ EXAMPLES: list[tuple[KernelMgmtError, str]] = [
     (ReplyLost("Go on."), "Go on."),
     (ClientClosed("It is closed."), "It is closed."),
     (RequestTimeout("It took long.", phase="execute", seconds=1.5), "It took long."),
+    (UnsupportedFeature("It cannot.", feature="x"), "It cannot."),
     (ConnectionFileError("It is gone.", path="/x"), "It is gone."),
     (ConnectionFileError("It is gone."), "It is gone."),
     (ProtocolError("No."), "No."),

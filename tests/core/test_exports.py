@@ -49,6 +49,7 @@ PUBLIC = [
     "Request",
     "RequestTimeout",
     "Session",
+    "UnsupportedFeature",
     "__version__",
     "hookimpl",
     "hookspec",

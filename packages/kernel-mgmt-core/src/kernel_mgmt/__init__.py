@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .errors import ProviderError as ProviderError
     from .errors import ReplyLost as ReplyLost
     from .errors import RequestTimeout as RequestTimeout
+    from .errors import UnsupportedFeature as UnsupportedFeature
     from .finder import KernelFinder as KernelFinder
     from .hookspecs import hookimpl as hookimpl
     from .hookspecs import hookspec as hookspec
@@ -72,6 +73,7 @@ _MODULES = {
         "ProviderError",
         "ReplyLost",
         "RequestTimeout",
+        "UnsupportedFeature",
     ),
     "finder": ("KernelFinder",),
     "hookspecs": ("hookimpl", "hookspec"),

@@ -350,6 +350,9 @@ class BlockingKernelClient(RequestMethods[BlockingRequest]):
         self._loop.call_soon_threadsafe(self._client._post, request, frames)
         return BlockingRequest(request)
 
+    def _require_feature(self, feature: str) -> None:
+        self._client._require_feature(feature)
+
     def send_input(
         self, value: str, parent: Message | None = None, timeout: float | None = 10
     ) -> None:
@@ -385,6 +388,7 @@ class BlockingKernelClient(RequestMethods[BlockingRequest]):
         store_history: bool | None = None,
         user_expressions: Mapping[str, str] | None = None,
         stop_on_error: bool = True,
+        subshell_id: str | None = None,
     ) -> Message:
         """Run code, handing on its output as it comes; see ``KernelClient.execute_interactive``.
 
@@ -411,6 +415,7 @@ class BlockingKernelClient(RequestMethods[BlockingRequest]):
                 store_history=store_history,
                 user_expressions=user_expressions,
                 stop_on_error=stop_on_error,
+                subshell_id=subshell_id,
             ),
             self._loop,
         )

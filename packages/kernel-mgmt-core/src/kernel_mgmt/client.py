@@ -24,11 +24,13 @@ from .errors import (
     ProtocolError,
     ReplyLost,
     RequestTimeout,
+    UnsupportedFeature,
 )
 from .launch import Prompt, PromptHandler
 from .manager import KernelManager
 from .output import print_output
-from .protocol import Buffer, JSONObject, Message, Session, requests
+from .protocol import Buffer, JSONObject, Message, Session, adapt, requests
+from .protocol.adapter import NEW_IN_5, major_version
 from .request import Request
 from .request_methods import RequestMethods
 
@@ -80,8 +82,11 @@ class KernelClient(RequestMethods[Request]):
         #: How many received messages were dropped because they were malformed, unsigned, forged
         #: or replayed.
         self.dropped_messages = 0
-        #: Content of the latest kernel_info reply; empty before.
+        #: Content of the kernel's kernel_info reply, the latest that ``wait_for_ready`` got; empty
+        #: before.
         self.kernel_info_content: JSONObject = {}
+        #: Whether the kernel speaks protocol 4, by the latest kernel_info reply.
+        self._speaks_4 = False
         self._handlers: dict[str, tuple[MessageHandler, ...]] = {}
         #: Requests without a reply, then those with one that somebody still holds.
         self._pending: dict[str, Request] = {}
@@ -100,6 +105,8 @@ class KernelClient(RequestMethods[Request]):
         self._identity = self.session.session_id.encode()
         self._died: KernelDied | None = None
         self._iopub_heard = asyncio.Event()
+        #: Gives what comes in as protocol 5; None once the kernel is known to speak that.
+        self._translate: Callable[[Message], Message] | None = self._in_version_5
         self._heartbeat: Heartbeat | None = None
         self._channels: dict[str, Channel] = {}
         self._death_watch: asyncio.Task[None] | None = None
@@ -245,10 +252,15 @@ class KernelClient(RequestMethods[Request]):
                 # control request that comes before the kernel is up may never be answered.
                 probes.append(self.kernel_info(channel="control"))
                 pause = min(pause * 2, 5)
-            # Some subscriptions take longer than the reply; each question makes some output.
+            # Some subscriptions take longer than the reply; each question makes some output, in
+            # protocol 4 only code does.
             pause = 0.05
             while not await self._hears_iopub(pause):
-                probes.append(self.kernel_info(channel=probes[-1].channel))
+                probes.append(
+                    self.execute("", silent=True)
+                    if self._speaks_4
+                    else self.kernel_info(channel=probes[-1].channel)
+                )
                 pause = min(pause * 2, 1)
             while not self._channel("stdin").is_connected():  # noqa: ASYNC110 - ZeroMQ has no event
                 await asyncio.sleep(0.001)  # as good as always connected by now
@@ -349,6 +361,7 @@ class KernelClient(RequestMethods[Request]):
             ClientClosed: the client is closed.
             KernelDied: the kernel is dead.
             MalformedMessage: the message has no JSON form.
+            UnsupportedFeature: the kernel speaks protocol 4, which does not have this request.
         """
         self._check_usable()
         request, frames = self._prepare(message, channel)
@@ -358,6 +371,8 @@ class KernelClient(RequestMethods[Request]):
     def _prepare(self, message: Message, channel: str) -> tuple[Request, Sequence[Buffer]]:
         """Make and sign a request; may be called from any thread."""
         frames = self.session.serialize(message)
+        if self._speaks_4:
+            frames = self.session.serialize(self._in_version_4(message))
         has_reply = not message.msg_type.startswith("comm_") or message.msg_type.endswith("request")
         return Request(message, channel, has_reply=has_reply), frames
 
@@ -382,6 +397,7 @@ class KernelClient(RequestMethods[Request]):
         store_history: bool | None = None,
         user_expressions: Mapping[str, str] | None = None,
         stop_on_error: bool = True,
+        subshell_id: str | None = None,
     ) -> Message:
         """Run code, handing on its output as it comes; returns the reply when all has come.
 
@@ -397,6 +413,7 @@ class KernelClient(RequestMethods[Request]):
             store_history: likewise.
             user_expressions: likewise.
             stop_on_error: likewise.
+            subshell_id: see :meth:`execute`.
 
         Returns:
             The reply, with status ok or error.
@@ -404,6 +421,7 @@ class KernelClient(RequestMethods[Request]):
         Raises:
             RequestTimeout: it took longer than ``timeout``.
             KernelDied: the kernel died; likewise the other ends of a request.
+            UnsupportedFeature: the kernel has no subshells.
             Exception: whatever a hook raised.
         """
         request = self.execute(
@@ -413,6 +431,7 @@ class KernelClient(RequestMethods[Request]):
             user_expressions=user_expressions,
             allow_stdin=stdin_hook is not None,
             stop_on_error=stop_on_error,
+            subshell_id=subshell_id,
         )
         request.stdin_hook = stdin_hook
         show = output_hook or print_output
@@ -450,8 +469,11 @@ class KernelClient(RequestMethods[Request]):
         message = requests.input_reply(value)
         if parent is not None:
             message.parent_header = parent.header
+        frames = self.session.serialize(message)
+        if self._speaks_4:
+            frames = self.session.serialize(self._in_version_4(message))
         try:
-            self._channel("stdin").send(self.session.serialize(message))
+            self._channel("stdin").send(frames)
         except zmq.Again:
             raise KernelDied from None
 
@@ -486,6 +508,8 @@ class KernelClient(RequestMethods[Request]):
     def _on_frames(self, channel: str, frames: list[Any]) -> None:
         try:
             message = self.session.deserialize(frames, channel)
+            if self._translate is not None:
+                message = self._translate(message)
             parent_id = message.parent_id
             request = self._pending.get(parent_id) or self._answered.get(parent_id)
             if channel == "iopub":
@@ -591,6 +615,79 @@ class KernelClient(RequestMethods[Request]):
             return
         with contextlib.suppress(KernelMgmtError):  # then the request itself ends with the error
             self.send_input(value, message)
+
+    # -- what the kernel understands -------------------------------------------------------------
+
+    def _require_feature(self, feature: str) -> None:
+        self._check_usable()
+        info = self.kernel_info_content
+        if not info:
+            raise UnsupportedFeature(
+                f"Whether the kernel supports {feature} is not known before it has answered; call"
+                " wait_for_ready first.",
+                feature=feature,
+            )
+        supported = info.get("supported_features")
+        if not isinstance(supported, list) or feature not in supported:
+            raise UnsupportedFeature(
+                f"The kernel does not support {feature}: the supported_features of its kernel_info"
+                " reply lack it. Do without, or use a kernel that has it.",
+                feature=feature,
+            )
+
+    def _in_version_5(self, message: Message) -> Message:
+        """Translate what a kernel sends that speaks protocol 4, or has not said what it speaks."""
+        if message.msg_type == "kernel_info_reply" and self._learn_version(message) >= 5:
+            return message
+        parent_id = message.parent_id
+        request = self._pending.get(parent_id) or self._answered.get(parent_id)
+        adapted = adapt(message, 5, request.message if request is not None else None)
+        if adapted is not message and request is not None and _is_last(adapted):
+            request.expect_no_idle()
+        if adapted.msg_type == "kernel_info_reply":
+            self.kernel_info_content = adapted.content
+        return adapted
+
+    def _learn_version(self, message: Message) -> int:
+        """Take from a kernel_info reply which major version the kernel speaks, and return it."""
+        content = message.content
+        major = major_version(content.get("protocol_version", message.header.get("version", 4)))
+        if major is None:
+            major = 5
+        self._speaks_4 = major < 5
+        if not self._speaks_4:
+            self._translate = None
+            self.kernel_info_content = content
+        return major
+
+    def _in_version_4(self, message: Message) -> Message:
+        """Translate a request for a kernel that speaks protocol 4.
+
+        Raises:
+            UnsupportedFeature: there is no such request in protocol 4; a kernel would be silent.
+        """
+        adapted = adapt(message, 4)
+        since = NEW_IN_5.get(adapted.msg_type)
+        if since is not None:
+            raise self._too_new(adapted.msg_type, since)
+        if message.header.get("subshell_id") is not None:
+            raise self._too_new("subshell_id", "5.5")
+        return adapted
+
+    def _too_new(self, feature: str, since: str) -> UnsupportedFeature:
+        version = self.kernel_info_content.get("protocol_version")
+        return UnsupportedFeature(
+            f"The kernel speaks version {version} of the protocol, and {feature} came with"
+            f" {since}: it would never be answered. Do without.",
+            feature=feature,
+        )
+
+
+def _is_last(message: Message) -> bool:
+    """Whether nothing follows a message of protocol 4, not even an idle status."""
+    return message.channel in ("shell", "control") and (
+        message.msg_type != "execute_reply" or message.content["status"] == "aborted"
+    )
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:

@@ -12,6 +12,7 @@
     ├── ReplyLost                        the kernel finished the request and never replied
     ├── ClientClosed                     you: the client was closed
     ├── RequestTimeout (TimeoutError)    the kernel did not do it in the time you gave it
+    ├── UnsupportedFeature               the kernel does not know what was asked for
     ├── ConnectionFileError              a connection file or its content cannot be used
     ├── ProtocolError                    a message breaks the messaging protocol
     │   ├── InvalidSignature             they: unsigned, forged or replayed
@@ -47,6 +48,7 @@ __all__ = [
     "ProviderError",
     "ReplyLost",
     "RequestTimeout",
+    "UnsupportedFeature",
 ]
 
 
@@ -191,6 +193,19 @@ class RequestTimeout(KernelMgmtError, TimeoutError):
         super().__init__(message)
         self.phase = phase
         self.seconds = seconds
+
+
+class UnsupportedFeature(KernelMgmtError):
+    """The kernel would not understand the request, and so never answer it; it was not sent.
+
+    Attributes:
+        feature: what the kernel lacks: a name that would be among its ``supported_features``, or
+            a message type that is newer than the protocol that it speaks.
+    """
+
+    def __init__(self, message: str, *, feature: str) -> None:
+        super().__init__(message)
+        self.feature = feature
 
 
 class ConnectionFileError(KernelMgmtError):

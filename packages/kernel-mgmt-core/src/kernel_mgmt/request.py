@@ -25,6 +25,7 @@ class Request:
     ``KernelDied``, ``KernelRestarted``, ``ReplyLost`` or ``ClientClosed``.
 
     A request to which the protocol has no reply (comm messages) is answered by its idle status.
+    Where a kernel of protocol 4 sends no idle status, the output ends with the reply.
 
     Attributes:
         message: what was sent.
@@ -35,6 +36,8 @@ class Request:
         self.message = message
         self.channel = channel
         self._has_reply = has_reply
+        #: Whether the reply is followed by an idle status.
+        self._has_idle = True
         self._reply: Message | None = None
         self._error: BaseException | None = None
         self._idle = False
@@ -198,6 +201,14 @@ class Request:
             self._reply = message
             self._end_asking()
             self._wake("reply")
+            if not self._has_idle and not self._idle:
+                self._idle = True
+                self._wake("idle")
+                self._wake("output")
+
+    def expect_no_idle(self) -> None:
+        """Take the reply for the end of the output, too: protocol 4 has not always an idle."""
+        self._has_idle = False
 
     def fail(self, error: BaseException) -> None:
         """End what has not ended yet with an error."""

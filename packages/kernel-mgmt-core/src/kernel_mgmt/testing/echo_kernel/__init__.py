@@ -41,7 +41,11 @@ Code is a list of commands, one a line; empty code does nothing, quickly:
 anything else          comes back as an ``execute_result``: the echo
 ====================== ===========================================================================
 
-Options for kernels that misbehave from the start are listed by ``--help``.
+Options for kernels that misbehave from the start are listed by ``--help``.  With
+``--protocol 4.1`` it speaks version 4 of the protocol as the kernels of its time did: no status
+around anything but code and comms, no idle for what is aborted, silence for what it does not know.
+It has no subshells: it runs everything in one thread.
 
-Source: *Messaging in Jupyter*, protocol 5.5; *Making kernels for Jupyter*.
+Source: *Messaging in Jupyter*, protocol 5.5; *Making kernels for Jupyter*; *Messaging in IPython*,
+protocol 4.1.
 """

@@ -32,7 +32,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--no-curve", action="store_true", help="do not encrypt, keys or not")
     add("--register", default="well", choices=WAYS, help="how to answer a registration file")
     add("--wait-for", metavar="PATH", help="bind the sockets when this file is there")
-    add("--protocol", default="5.5", metavar="VERSION", help="the protocol version to report")
+    add("--protocol", default="5.5", metavar="VERSION", help="report this; 4.1 is spoken, too")
     return parser.parse_args(arguments)
 
 

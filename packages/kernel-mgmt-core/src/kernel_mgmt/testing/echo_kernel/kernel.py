@@ -18,7 +18,8 @@ import zmq
 
 from ...connection import CHANNELS, ConnectionInfo
 from ...errors import ProtocolError
-from ...protocol import Buffer, JSONObject, Message, Session
+from ...protocol import Buffer, JSONObject, Message, Session, adapt
+from ...protocol.adapter import NEW_IN_5, major_version
 from . import answers
 from .cell import Cell, CellError
 from .wire import receive, send
@@ -40,6 +41,8 @@ _PARENT_INTERVAL = 1.0
 #: How long the last messages may take to leave, in milliseconds.
 _LINGER = 1000
 _FOREVER = float("inf")
+#: What protocol 4 surrounds by busy and idle; since 5.0 it is every request.
+_HAS_STATUS_IN_4 = frozenset({"execute_request", "comm_open", "comm_msg", "comm_close"})
 
 
 class EchoKernel:
@@ -50,7 +53,7 @@ class EchoKernel:
         welcome: whether subscribers are sent ``iopub_welcome``.
         answer_delay: how long ``kernel_info_request`` waits for its reply, in seconds.
         ignore_shutdown: whether a ``shutdown_request`` is answered and not obeyed.
-        protocol: the version of the messaging protocol to report.
+        protocol: the version of the messaging protocol to report; one of major version 4 is spoken.
         parent_pid: the process to die with; 0 for none.
     """
 
@@ -73,6 +76,7 @@ class EchoKernel:
         self._answer_delay = answer_delay
         self._ignore_shutdown = ignore_shutdown
         self._protocol = protocol
+        self._speaks_4 = major_version(protocol) == 4
         self._parent_pid = parent_pid
         self._comms: dict[str, str] = {}
         #: Execution counts and codes.
@@ -91,6 +95,7 @@ class EchoKernel:
         self._context = zmq.Context()
         #: The ports by channel; those that were 0 are now what the system chose.
         self.ports: dict[str, int] = {}
+        welcome = welcome and not self._speaks_4
         self._sockets = {channel: self._bind(info, channel, welcome) for channel in CHANNELS}
         self._shell, self._iopub, self._stdin, self._control, self._hb = self._sockets.values()
         self._handlers: dict[Any, Callable[[], None]] = {
@@ -272,9 +277,11 @@ class EchoKernel:
         """Give the frames of a message for iopub, with its type as the topic."""
         header = self.session.header(msg_type)
         parent_header = parent.header if parent is not None else {}
-        return self.session.serialize(
-            Message(header, parent_header, b"{}", content, buffers, (msg_type.encode(),))
-        )
+        message = Message(header, parent_header, b"{}", content, buffers)
+        if self._speaks_4:
+            message = adapt(message, 4)
+        message.idents = (message.msg_type.encode(),)
+        return self.session.serialize(message)
 
     def publish_frames(self, messages: list[list[Buffer]]) -> None:
         """Send frames on iopub as they are, in one burst."""
@@ -301,14 +308,25 @@ class EchoKernel:
     ) -> None:
         header = self.session.header(msg_type)
         message = Message(header, request.header, b"{}", content, (), request.idents)
+        if self._speaks_4:
+            message = adapt(message, 4, request)
         send(to, self.session.serialize(message))
 
     def _receive(self, source: zmq.Socket[bytes], channel: str) -> Message | None:
         try:
-            return self.session.deserialize(receive(source), channel)
+            message = self.session.deserialize(receive(source), channel)
+            return self._from_version_4(message) if self._speaks_4 else message
         except ProtocolError as error:
             sys.stderr.write(f"Dropped a message on {channel}: {error}\n")
             return None
+
+    def _from_version_4(self, message: Message) -> Message | None:
+        """Read a message as a kernel of protocol 4 does: whatever version its header may tell."""
+        if message.msg_type in NEW_IN_5:
+            sys.stderr.write(f"Unknown in protocol 4: {message.msg_type}\n")
+            return None
+        message.header.pop("version", None)
+        return adapt(message, 5)
 
     def _take_input(self) -> None:
         message = self._receive(self._stdin, "stdin")
@@ -335,15 +353,19 @@ class EchoKernel:
             self._serve(request)
 
     def _serve(self, request: Message) -> None:
-        self.publish("status", _BUSY, request)
         handler = self._requests.get(request.msg_type, self._refuse)
+        has_status = not self._speaks_4 or (
+            request.msg_type in _HAS_STATUS_IN_4 and handler != self._abort
+        )
+        if has_status:
+            self.publish("status", _BUSY, request)
         try:
             content = handler(request)
         except (ProtocolError, LookupError, TypeError) as error:
             content = answers.failure(type(error).__name__, str(error))
         if content is not None:
             self._reply(request, content)
-        if request.msg_id not in self.without_idle:
+        if has_status and request.msg_id not in self.without_idle:
             self.publish("status", _IDLE, request)
         if self._afterwards is not None:
             afterwards, self._afterwards = self._afterwards, None
@@ -354,7 +376,7 @@ class EchoKernel:
         self._send(self._sockets[request.channel], msg_type, content, request)
 
     def _refuse(self, request: Message) -> JSONObject | None:
-        if not request.msg_type.endswith("_request"):
+        if self._speaks_4 or not request.msg_type.endswith("_request"):
             return None
         return answers.failure(
             "NotImplementedError", f"The echo kernel does not know {request.msg_type}."
