@@ -177,6 +177,25 @@ async def test_before_the_version_is_known(old: KernelClient) -> None:
         assert (await other.complete("stde")).content["cursor_start"] == 0
 
 
+async def test_interrupt(old: KernelClient) -> None:
+    """A signal interrupts the kernel as it does one of version 5."""
+    request = old.execute("print started\nsleep 60")
+    async for message in request:
+        if texts([message]) == ["started"]:
+            break
+    await old.interrupt()
+    async with asyncio.timeout(10):
+        assert (await request).content["ename"] == "KeyboardInterrupt"
+
+
+async def test_interrupt_by_message(finder: KernelFinder) -> None:
+    """A message to interrupt is newer than the kernel, which the client says."""
+    params = {**OLD, "interrupt_mode": "message"}
+    async with run_kernel("echo/echo", finder=finder, launch_params=params) as client:
+        with pytest.raises(UnsupportedFeature, match=r"interrupt_request came with 5\.3"):
+            await client.interrupt()
+
+
 async def test_shutdown(old: KernelClient) -> None:
     """The kernel ends when it is asked to, without force."""
     await old.shutdown_or_terminate(timeout=10)

@@ -82,10 +82,10 @@ class KernelClient(RequestMethods[Request]):
         #: How many received messages were dropped because they were malformed, unsigned, forged
         #: or replayed.
         self.dropped_messages = 0
-        #: Content of the kernel's kernel_info reply, the latest that ``wait_for_ready`` got; empty
-        #: before.
+        #: What the kernel has said of itself: content of its kernel_info reply; empty before.  After
+        #: ``reconnect`` it is that of the old kernel until the new one has answered.
         self.kernel_info_content: JSONObject = {}
-        #: Whether the kernel speaks protocol 4, by the latest kernel_info reply.
+        #: Whether that kernel speaks protocol 4.
         self._speaks_4 = False
         self._handlers: dict[str, tuple[MessageHandler, ...]] = {}
         #: Requests without a reply, then those with one that somebody still holds.
@@ -637,28 +637,30 @@ class KernelClient(RequestMethods[Request]):
 
     def _in_version_5(self, message: Message) -> Message:
         """Translate what a kernel sends that speaks protocol 4, or has not said what it speaks."""
-        if message.msg_type == "kernel_info_reply" and self._learn_version(message) >= 5:
+        is_info = message.msg_type == "kernel_info_reply"
+        if is_info and not self._learns_of_4(message):
             return message
         parent_id = message.parent_id
         request = self._pending.get(parent_id) or self._answered.get(parent_id)
         adapted = adapt(message, 5, request.message if request is not None else None)
         if adapted is not message and request is not None and _is_last(adapted):
             request.expect_no_idle()
-        if adapted.msg_type == "kernel_info_reply":
+        if is_info:
             self.kernel_info_content = adapted.content
         return adapted
 
-    def _learn_version(self, message: Message) -> int:
-        """Take from a kernel_info reply which major version the kernel speaks, and return it."""
+    def _learns_of_4(self, message: Message) -> bool:
+        """Take from a kernel_info reply what the kernel speaks; tells whether it is protocol 4.
+
+        The header counts for less: there are kernels of protocol 5 that give no version in it.
+        """
         content = message.content
-        major = major_version(content.get("protocol_version", message.header.get("version", 4)))
-        if major is None:
-            major = 5
-        self._speaks_4 = major < 5
+        version = content.get("protocol_version", message.header.get("version", 4))
+        self._speaks_4 = major_version(version) == 4
         if not self._speaks_4:
             self._translate = None
             self.kernel_info_content = content
-        return major
+        return self._speaks_4
 
     def _in_version_4(self, message: Message) -> Message:
         """Translate a request for a kernel that speaks protocol 4.
