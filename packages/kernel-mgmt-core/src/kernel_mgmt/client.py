@@ -556,7 +556,7 @@ class KernelClient(RequestMethods[Request]):
 
     def _end_lost(self, request: Request) -> None:
         if not request.answered:
-            del self._pending[request.msg_id]
+            self._pending.pop(request.msg_id, None)
             request.fail(
                 ReplyLost(
                     f"The kernel finished {request.message.msg_type} and never replied, as when it "
