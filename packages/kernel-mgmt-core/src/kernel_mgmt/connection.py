@@ -51,8 +51,9 @@ def free_tcp_ports(count: int, ip: str = "127.0.0.1") -> list[int]:
         ports = []
         for _ in range(count):
             probe = sockets.enter_context(socket.socket())
-            # Ports of connections that just ended count as free, as they do for ZeroMQ.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if sys.platform != "win32":  # where it would mean ports that are taken, too
+                # Ports of connections that just ended count as free, as they do for ZeroMQ.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((ip, 0))
             ports.append(probe.getsockname()[1])
         return ports
@@ -281,6 +282,9 @@ class ConnectionInfo:
 
     def write(self, path: Path | str, *, replace: bool = False) -> Path:
         """Write a connection file that nobody else can read (0600).
+
+        On Windows who may read it is decided by the directory: keep it below the user's profile,
+        as Jupyter's runtime directory is.
 
         A file that exists is never overwritten: it may be another kernel's, or a trap.
 

@@ -292,8 +292,7 @@ def _make_private(directory: Path) -> None:
     try:
         directory.mkdir(mode=0o700)
     except FileExistsError:
-        status = directory.lstat()
-        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        if not _is_private(directory):
             raise LaunchError(
                 f"The socket directory {str(directory)!r} is not private to this user.",
                 phase="start",
@@ -304,6 +303,13 @@ def _make_private(directory: Path) -> None:
             f"The socket directory {str(directory)!r} cannot be made: {error.strerror}.",
             phase="start",
         ) from error
+
+
+def _is_private(directory: Path) -> bool:
+    if sys.platform == "win32":
+        return False  # nor needed: there are no Unix sockets
+    status = directory.lstat()
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o077
 
 
 def _check_cwd(cwd: Path | None) -> None:
@@ -334,6 +340,12 @@ def _check_endpoints(info: ConnectionInfo | None) -> None:
         raise LaunchError(
             _one_line(error) + ".", phase="start", advice="Pass another connection_info, or none."
         ) from error
+    if info.transport == "ipc" and not HAVE_IPC:
+        raise LaunchError(
+            "The given connection_info has transport 'ipc', and this system has no Unix sockets.",
+            phase="start",
+            advice="Pass one with transport 'tcp', or none.",
+        )
     taken = [channel for channel in CHANNELS if _accepts(info, channel)]
     if taken:
         raise LaunchError(
@@ -352,7 +364,7 @@ def _environment(
             environment.pop(name, None)
         else:
             environment[name] = value
-    # The kernel ends itself when this process is gone.
+    # The kernel ends itself when this process is gone. (On Windows a handle takes its place.)
     environment["JPY_PARENT_PID"] = str(os.getpid())
     return environment
 
@@ -444,6 +456,8 @@ def _connect(info: ConnectionInfo, channel: str) -> socket.socket | None:
     """Connect to a channel without ZeroMQ; gives None when nothing listens there."""
     address: str | tuple[str, int]
     if info.transport == "ipc":
+        if sys.platform == "win32":
+            return None
         family, address = socket.AF_UNIX, str(info.socket_path(channel))
     else:
         ip = _reachable(info.ip)

@@ -1,0 +1,132 @@
+"""The process of a kernel and its descendants on Linux and macOS: a session and process group."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..manager import ExitStatus
+
+assert sys.platform != "win32"  # for the type checker: what follows is not there
+
+__all__ = ["PosixGroup"]
+
+
+class PosixGroup:
+    """A process that leads its own session and process group.
+
+    On Linux the exited process stays a zombie until :meth:`close`: that pins its process id, so
+    that a signal to its group can never hit strangers.
+
+    Args:
+        argv: the command.
+        cwd: its working directory.
+        env: its whole environment.
+
+    Raises:
+        OSError: the command cannot be run.
+    """
+
+    def __init__(self, argv: Sequence[str], *, cwd: Path | None, env: Mapping[str, str]) -> None:
+        self.popen = subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+            **_ears(),
+        )
+
+    def signal(self, signum: int) -> None:
+        """Send a signal to the whole group."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.popen.pid, signum)
+
+    def kill(self) -> None:
+        """Send SIGKILL to the whole group."""
+        self.signal(signal.SIGKILL)
+
+    def runs(self) -> bool:
+        """Tell whether any of the group runs that we may kill; zombies are not ours to reap."""
+        return _group_runs(self.popen.pid)
+
+    def exit_status(self) -> ExitStatus | None:
+        """Tell how the leading process ended; None while it runs."""
+        return _exit_status(self.popen)
+
+    def close(self) -> None:
+        """Reap the leading process, which has ended."""
+        self.popen.wait()
+
+
+def _ears() -> dict[str, Any]:
+    """Give the Popen arguments for a process that signals can reach."""
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    if ignored or signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+        # Both are inherited, and the kernel could never be interrupted. Only then: a function
+        # between fork and exec makes starting slower.
+        return {"preexec_fn": _let_signals_through}
+    return {}
+
+
+def _let_signals_through() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _status_when_reaped(popen: subprocess.Popen[bytes]) -> ExitStatus | None:
+    returncode = popen.poll()
+    return None if returncode is None else ExitStatus.from_returncode(returncode)
+
+
+def _group_takes_signals(pgid: int) -> bool:
+    try:
+        os.killpg(pgid, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+if sys.platform == "linux":
+
+    def _exit_status(popen: subprocess.Popen[bytes]) -> ExitStatus | None:
+        try:
+            # WNOWAIT leaves the zombie, see the docstring of PosixGroup.
+            result = os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        except ChildProcessError:
+            return ExitStatus(reason="something else in this process has reaped it")
+        if result is None:
+            return None
+        if result.si_code == os.CLD_EXITED:
+            return ExitStatus(code=result.si_status)
+        return ExitStatus(signal=result.si_status)
+
+    def _group_runs(pgid: int) -> bool:
+        # Zombies take signals, and the leader is one.
+        return _group_takes_signals(pgid) and any(
+            _runs_in_group(entry, pgid) for entry in os.listdir("/proc") if entry.isdigit()
+        )
+
+    def _runs_in_group(pid: str, pgid: int) -> bool:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                # pid (command) state ppid pgrp …; the command may hold spaces and parentheses.
+                state, _, group = file.read().rpartition(b")")[2].split()[:3]
+        except OSError:
+            return False
+        return int(group) == pgid and state not in (b"Z", b"X")
+
+else:
+    # macOS has waitid since Python 3.13 only. So the leader is reaped at once; what is left of its
+    # group keeps the number taken. Zombies take no signals there: they count as gone.
+    _exit_status = _status_when_reaped
+    _group_runs = _group_takes_signals
