@@ -13,7 +13,11 @@ from .output import write_text
 
 __all__ = ["answer_code", "answer_provider", "has_terminal"]
 
-_TERMINAL = "/dev/tty"
+# The terminal, wherever the standard streams go.
+if sys.platform == "win32":
+    _KEYBOARD, _SCREEN = "CONIN$", "CONOUT$"
+else:
+    _KEYBOARD = _SCREEN = "/dev/tty"
 
 
 def answer_code(prompt: Prompt, *, no_input: bool) -> str:
@@ -46,15 +50,16 @@ def answer_provider(prompt: Prompt) -> str:
     message = f"{prompt.message.rstrip()} "
     if prompt.secret:
         return getpass.getpass(message)
-    with open(_TERMINAL, "rb+", buffering=0) as terminal:
-        terminal.write(message.encode())
-        return _read_line(terminal, "utf-8")
+    with open(_SCREEN, "wb", buffering=0) as screen:
+        screen.write(message.encode())
+    with open(_KEYBOARD, "rb") as keyboard:
+        return _read_line(keyboard, "utf-8")
 
 
 def has_terminal() -> bool:
     """Tell whether there is a terminal to ask on, wherever the standard streams go."""
     try:
-        os.close(os.open(_TERMINAL, os.O_RDWR | os.O_NOCTTY))
+        os.close(os.open(_KEYBOARD, os.O_RDWR | getattr(os, "O_NOCTTY", 0)))
     except OSError:
         return False
     return True

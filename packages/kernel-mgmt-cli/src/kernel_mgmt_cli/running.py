@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from kernel_mgmt import KernelClient, LaunchProgress, Message, Prompt, ReplyLost, run_kernel
-from kernel_mgmt.background import background_loop
+from kernel_mgmt.background import background_loop, take
 
 from .asking import answer_code, answer_provider, has_terminal
 from .errors import INTERRUPTED, say
@@ -98,7 +98,7 @@ class _Run:
 
     def follow(self) -> int:
         """Take part until the kernel has ended; returns the exit code."""
-        while (call := self._calls.get()) is not None:
+        while (call := take(self._calls)) is not None:
             call()
         assert self._task is not None
         self._task.result()
@@ -108,7 +108,7 @@ class _Run:
         """Stop the kernel, whatever it does, unless it has ended; returns when it is gone."""
         self._loop.call_soon_threadsafe(self._cancel, at_once)
         while self._task is None or not self._task.done():
-            self._calls.get()
+            take(self._calls)
         if not self._task.cancelled():
             self._task.exception()  # looked at, or asyncio complains
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +12,13 @@ from typing import Self
 
 __all__ = ["EndedBySignal", "QuestionWithdrawn", "Signals"]
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-#: Wakes the main thread when it waits for an answer that nobody wants any more.
-_WITHDRAW = signal.SIGUSR1
+if sys.platform == "win32":
+    # SIGBREAK is Ctrl-Break, and the end of the window or of the user's session.
+    _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGBREAK)
+else:
+    _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    #: Wakes the main thread when it waits for an answer that nobody wants any more.
+    _WITHDRAW = signal.SIGUSR1
 
 
 class EndedBySignal(SystemExit):
@@ -53,8 +58,9 @@ class Signals:
             # What nohup, or a shell for its background jobs, set to be ignored stays so.
             if signal.getsignal(signum) != signal.SIG_IGN:
                 self._previous[signum] = signal.signal(signum, self._handle)
-        # Not restored at the end: a late withdrawal must not end the process.
-        signal.signal(_WITHDRAW, self._handle_withdrawal)
+        if sys.platform != "win32":
+            # Not restored at the end: a late withdrawal must not end the process.
+            signal.signal(_WITHDRAW, self._handle_withdrawal)
         return self
 
     def __exit__(
@@ -93,9 +99,14 @@ class Signals:
             self._question = None
 
     def withdraw(self, question: object) -> None:
-        """Raise QuestionWithdrawn in the block of a question; called from any thread."""
+        """Raise QuestionWithdrawn in the block of a question; called from any thread.
+
+        On Windows nothing wakes a thread that waits for the keyboard: the question stays until
+        Enter is pressed, and the answer is dropped.
+        """
         self._withdrawn = question
-        signal.pthread_kill(threading.main_thread().ident or 0, _WITHDRAW)
+        if sys.platform != "win32":
+            signal.pthread_kill(threading.main_thread().ident or 0, _WITHDRAW)
 
     def _handle(self, signum: int, _frame: FrameType | None) -> None:
         if self._ended is not None:

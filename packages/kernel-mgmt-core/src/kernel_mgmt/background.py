@@ -8,14 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
+import queue
+import sys
 import threading
+import time
 from collections.abc import Coroutine
 from typing import Any, Callable, TypeVar
 
 from .errors import RequestTimeout
 
-__all__ = ["background_loop", "call_blocking", "call_in_background", "finish", "refuse_to_block"]
+__all__ = [
+    "acquire",
+    "background_loop",
+    "call_blocking",
+    "call_in_background",
+    "finish",
+    "refuse_to_block",
+    "take",
+]
 
 logger = logging.getLogger("kernel_mgmt")
 
@@ -24,6 +36,9 @@ T = TypeVar("T")
 _THREAD_NAME = "kernel-mgmt-background"
 #: How long a blocking call that is given up waits for its coroutine to clean up, in seconds.
 _CANCEL_PATIENCE = 10.0
+#: On Windows no signal handler runs while the main thread waits for a lock, and Ctrl-C would have
+#: to wait as well: there a long wait is many of so many seconds.
+_LONGEST_WAIT: float | None = 0.1 if sys.platform == "win32" else None
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -96,7 +111,7 @@ def call_blocking(coroutine: Coroutine[Any, Any, T], timeout: float | None, what
 
     try:
         loop.call_soon_threadsafe(start)
-        if not ended.acquire(timeout=-1 if timeout is None else timeout):
+        if not acquire(ended, timeout):
             raise RequestTimeout(
                 f"{what} took longer than {timeout:g} s.", phase=what, seconds=timeout or 0
             )
@@ -119,6 +134,36 @@ def refuse_to_block(what: str) -> None:
             f"{what} would wait for itself: blocking calls cannot be made from a handler; "
             "use the asynchronous client there, or another thread."
         )
+
+
+def acquire(lock: threading.Lock, timeout: float | None) -> bool:
+    """Acquire a lock as its own method does, in a way that Ctrl-C can end everywhere.
+
+    Args:
+        lock: the lock.
+        timeout: seconds to wait at most; None for no limit.
+
+    Returns:
+        Whether it was acquired.
+    """
+    if _LONGEST_WAIT is None:
+        return lock.acquire(timeout=-1 if timeout is None else timeout)
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    while True:
+        patience = max(0.0, deadline - time.monotonic())
+        if lock.acquire(timeout=min(patience, _LONGEST_WAIT)):
+            return True
+        if patience <= _LONGEST_WAIT:
+            return False
+
+
+def take(source: queue.SimpleQueue[T]) -> T:
+    """Take the next from a queue, waiting for it in a way that Ctrl-C can end everywhere."""
+    while True:
+        try:
+            return source.get(timeout=_LONGEST_WAIT)
+        except queue.Empty:  # noqa: PERF203 - only where waits are short
+            continue
 
 
 def call_in_background(function: Callable[..., object], *args: Any) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from .background import background_loop, call_blocking, refuse_to_block
+from .background import acquire, background_loop, call_blocking, refuse_to_block, take
 from .client import KernelClient, MessageHandler
 from .connection import ConnectionInfo
 from .errors import RequestTimeout
@@ -132,8 +132,8 @@ class BlockingRequest:
         try:
             if come():  # just before the line above
                 return
-            patience = -1 if deadline is None else max(0, deadline - time.monotonic())
-            if not lock.acquire(timeout=patience):
+            patience = None if deadline is None else max(0, deadline - time.monotonic())
+            if not acquire(lock, patience):
                 raise RequestTimeout(
                     f"The kernel did not answer {self.message.msg_type} within {timeout:g} s.",
                     phase=event,
@@ -425,7 +425,7 @@ class BlockingKernelClient(RequestMethods[BlockingRequest]):
         try:
             while True:
                 try:
-                    event = events.get()
+                    event = take(events)
                     if event is None:
                         if run.done() and events.empty():
                             break

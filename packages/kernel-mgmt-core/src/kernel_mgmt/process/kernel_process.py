@@ -59,6 +59,9 @@ class KernelProcess:
         except BaseException:  # no thread for it
             self._group.kill()
             self._group.close()
+            for pipe in (self._popen.stdout, self._popen.stderr):
+                if pipe is not None:
+                    pipe.close()
             raise
 
     @property

@@ -195,7 +195,7 @@ def _read_some(pipe: IO[bytes]) -> bytes:
     """Wait for what comes next; nothing at the end."""
     try:
         return pipe.read(_READ_SIZE)
-    except OSError:
+    except (OSError, ValueError):  # broken, or closed because no thread was left to watch
         return b""
 
 

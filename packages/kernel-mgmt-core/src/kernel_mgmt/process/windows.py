@@ -204,7 +204,8 @@ class WindowsGroup:
         return ExitStatus(code=code, reason=f"0x{code:08X}" if code >= 0x8000_0000 else "")
 
     def close(self) -> None:
-        """Give back the handles; what still is in the job ends with it."""
+        """Give back the handles of the process, which has ended."""
+        self.popen.wait()
         with self._lock:
             if not self._closed:
                 self._closed = True
