@@ -24,12 +24,13 @@ from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import kernel_mgmt.process  # all that it imports is this system's
 import psutil
 import pytest
 
 __all__ = ["FakeWindows"]
 
-_MODULE = "kernel_mgmt.process.windows"
+_MODULE = f"{kernel_mgmt.process.__name__}.windows"
 #: Stops itself, as a process that was created suspended is, and becomes the command when resumed.
 _SUSPENDED = ["sh", "-c", 'kill -STOP $$; exec "$0" "$@"']
 
