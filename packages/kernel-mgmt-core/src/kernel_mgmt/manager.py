@@ -72,7 +72,11 @@ class KernelManager(ABC):
 
     @abstractmethod
     async def signal(self, signum: int) -> None:
-        """Send a signal to the kernel and its children; nothing happens to a dead kernel."""
+        """Send a signal to the kernel and its children; nothing happens to a dead kernel.
+
+        Raises:
+            ValueError: the kernel's system has no such signal: Windows has SIGINT and SIGTERM.
+        """
 
     async def interrupt(self) -> None:
         """Interrupt what the kernel runs: SIGINT, or the platform's event."""

@@ -15,7 +15,7 @@ from typing import IO, Any, Callable, Protocol
 from ..background import background_loop, call_in_background
 from ..manager import ExitStatus
 
-__all__ = ["Group", "LoopWatch", "ThreadWatch"]
+__all__ = ["LoopWatch", "ProcessGroup", "ThreadWatch"]
 
 #: How often the end of a process is looked for where the system does not tell of it, in seconds.
 _LOOK_INTERVAL = 0.02
@@ -31,7 +31,7 @@ _OnOutput = Callable[[str, bytes], object]
 _OnExit = Callable[[ExitStatus], object]
 
 
-class Group(Protocol):
+class ProcessGroup(Protocol):
     """A process and all its descendants that the system counts as its group."""
 
     popen: subprocess.Popen[bytes]
@@ -61,7 +61,7 @@ class LoopWatch:
         on_exit: called once, with the exit status.
     """
 
-    def __init__(self, group: Group, on_output: _OnOutput, on_exit: _OnExit) -> None:
+    def __init__(self, group: ProcessGroup, on_output: _OnOutput, on_exit: _OnExit) -> None:
         self._group = group
         self._on_output = on_output
         self._on_exit = on_exit
@@ -144,7 +144,7 @@ class ThreadWatch:
         RuntimeError: the system gives no further thread.
     """
 
-    def __init__(self, group: Group, on_output: _OnOutput, on_exit: _OnExit) -> None:
+    def __init__(self, group: ProcessGroup, on_output: _OnOutput, on_exit: _OnExit) -> None:
         self._group = group
         self._on_output = on_output
         self._on_exit = on_exit
