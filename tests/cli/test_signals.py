@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from command_line import InTerminal, Start, WriteSpec
+from kernel_mgmt_cli.signals import EndedBySignal, Signals
 from waiting import eventually_sync
 
 CTRL_C = "\x03"
@@ -114,6 +115,21 @@ def test_many_ctrl_c_are_one_end(in_terminal: InTerminal, echo: str) -> None:
             terminal.send(CTRL_C)
         assert terminal.wait() == 130
         assert "Traceback" not in terminal.output
+
+
+def test_a_late_ctrl_c_does_nothing() -> None:
+    """One that comes when the command has been ended and is about to exit is ignored."""
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(EndedBySignal), Signals() as signals, signals.raising():
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
 
 
 def test_ctrl_c_ends_a_launch(in_terminal: InTerminal, gated: str, tmp_path: Path) -> None:

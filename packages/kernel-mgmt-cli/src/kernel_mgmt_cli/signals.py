@@ -69,8 +69,10 @@ class Signals:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        # Who has pressed Ctrl-C may press it again, and the command is about to exit anyway.
+        late = signal.SIG_IGN if self.interrupted or self._ended is not None else None
         for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
+            signal.signal(signum, handler if late is None else late)
 
     @contextmanager
     def raising(self) -> Iterator[None]:
