@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,6 +96,16 @@ def in_terminal() -> Iterator[InTerminal]:
         yield lambda *arguments, **options: stack.enter_context(
             PseudoTerminal([*COMMAND, *arguments], **options)
         )
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """Gives this process's signals back as they were."""
+    before = {signum: signal.getsignal(signum) for signum in signal.valid_signals()}
+    yield
+    for signum, handler in before.items():
+        if handler is not None and signal.getsignal(signum) != handler:
+            signal.signal(signum, handler)
 
 
 @pytest.fixture

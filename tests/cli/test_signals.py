@@ -117,19 +117,12 @@ def test_many_ctrl_c_are_one_end(in_terminal: InTerminal, echo: str) -> None:
         assert "Traceback" not in terminal.output
 
 
-def test_a_late_ctrl_c_does_nothing() -> None:
+def test_a_late_ctrl_c_does_nothing(own_signals: None) -> None:
     """One that comes when the command has been ended and is about to exit is ignored."""
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with pytest.raises(EndedBySignal), Signals() as signals, signals.raising():
-            signal.raise_signal(signal.SIGINT)
+    with pytest.raises(EndedBySignal), Signals() as signals, signals.raising():
         signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGTERM)
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGTERM)
 
 
 def test_ctrl_c_ends_a_launch(in_terminal: InTerminal, gated: str, tmp_path: Path) -> None:
