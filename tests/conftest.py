@@ -57,6 +57,13 @@ LEAKS = LeakCheck(ROOT, [ROOT / "runtime", ROOT / "data" / "kernel-mgmt"])
 GRACE = 3.0
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Have each process of pytest-xdist keep to the root that it made for itself."""
+    if hasattr(config, "workerinput"):
+        config.option.basetemp = None
+
+
 def pytest_unconfigure() -> None:
     """Remove all that the session wrote, and what it could not end before."""
     LEAKS.kill_processes()
