@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -532,15 +533,14 @@ class KernelClient(RequestMethods[Request]):
         """Note that a request has been finished, and that its reply must be near."""
         self._overdue.append(request.msg_id)
         if len(self._overdue) == 1:
-            _ = self._start(self._end_lost_requests())
+            self._loop.call_later(_REPLY_PATIENCE, self._look_for_lost_replies)
 
-    async def _end_lost_requests(self) -> None:
-        """End requests that were finished and whose reply never comes.
+    def _look_for_lost_replies(self) -> None:
+        """Find out whether requests that were finished have lost their replies.
 
         No time limit tells that, but order does: a later question on the same channel is answered
         later.  ipykernel loses the reply of a cell that is interrupted just as it begins or ends.
         """
-        await asyncio.sleep(_REPLY_PATIENCE)
         overdue, self._overdue = self._overdue, []
         for channel in ("shell", "control"):
             lost = [
@@ -550,19 +550,19 @@ class KernelClient(RequestMethods[Request]):
             ]
             if lost:
                 with contextlib.suppress(KernelMgmtError):  # then they have ended with it, too
-                    await self.kernel_info(channel=channel)
-                    for request in lost:
-                        self._end_lost(request)
+                    question = self.kernel_info(channel=channel)
+                    question.when("reply", functools.partial(self._end_lost, lost))
 
-    def _end_lost(self, request: Request) -> None:
-        if not request.answered:
-            self._pending.pop(request.msg_id, None)
-            request.fail(
-                ReplyLost(
-                    f"The kernel finished {request.message.msg_type} and never replied, as when it "
-                    "is interrupted in the wrong instant; go on, or send the request again."
+    def _end_lost(self, unanswered: Sequence[Request]) -> None:
+        for request in unanswered:
+            if not request.answered:
+                self._pending.pop(request.msg_id, None)
+                request.fail(
+                    ReplyLost(
+                        f"The kernel finished {request.message.msg_type} and never replied, as when "
+                        "it is interrupted in the wrong instant; go on, or send the request again."
+                    )
                 )
-            )
 
     def _release(self, request: Request) -> None:
         """Hold an answered request only as long as somebody else does."""
