@@ -115,6 +115,8 @@ class LaunchError(KernelMgmtError):
         advice: what to do about it, in one line; may be empty.
         exit_status: how the kernel's process ended, when it did.
         log_tail: the last lines of the kernel's own output.
+        endpoints_refused: whether the ``connection_info`` that was asked for is what failed, so
+            that a launch without one may succeed.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class LaunchError(KernelMgmtError):
         advice: str = "",
         exit_status: ExitStatus | None = None,
         log_tail: str = "",
+        endpoints_refused: bool = False,
     ) -> None:
         super().__init__(cause)
         self.phase = phase
@@ -132,6 +135,7 @@ class LaunchError(KernelMgmtError):
         self.advice = advice
         self.exit_status = exit_status
         self.log_tail = log_tail
+        self.endpoints_refused = endpoints_refused
 
     @property
     def summary(self) -> str:

@@ -113,7 +113,7 @@ class LaunchRequest:
             a value of None removes one.
         launch_params: parameters that only this provider understands.
         connection_info: the endpoints and the key that the kernel shall use; a provider that
-            cannot use given ones raises :class:`LaunchError`.
+            cannot use given ones raises :class:`LaunchError` with ``endpoints_refused=True``.
         on_progress: is told of each step.
         on_prompt: answers a :class:`Prompt`, at once or as an awaitable.
     """

@@ -174,6 +174,8 @@ async def launch_local(
     try:
         return await _launch_once(plan)
     except LaunchError as error:
+        if given is not None and _BIND_FAILURE.search(error.log_tail):
+            error.endpoints_refused = True
         second = _second_plan(plan, error)
         if second is None:
             raise
@@ -297,6 +299,7 @@ def _make_private(directory: Path) -> None:
                 f"The socket directory {str(directory)!r} is not private to this user.",
                 phase="start",
                 advice="Use another connection_info, or remove the directory.",
+                endpoints_refused=True,
             ) from None
     except OSError as error:
         raise LaunchError(
@@ -338,13 +341,17 @@ def _check_endpoints(info: ConnectionInfo | None) -> None:
             info.endpoint(channel)
     except ConnectionFileError as error:
         raise LaunchError(
-            _one_line(error) + ".", phase="start", advice="Pass another connection_info, or none."
+            _one_line(error) + ".",
+            phase="start",
+            advice="Pass another connection_info, or none.",
+            endpoints_refused=True,
         ) from error
     if info.transport == "ipc" and not HAVE_IPC:
         raise LaunchError(
             "The given connection_info has transport 'ipc', and this system has no Unix sockets.",
             phase="start",
             advice="Pass one with transport 'tcp', or none.",
+            endpoints_refused=True,
         )
     taken = [channel for channel in CHANNELS if _accepts(info, channel)]
     if taken:
@@ -352,6 +359,7 @@ def _check_endpoints(info: ConnectionInfo | None) -> None:
             f"Something accepts connections at the given endpoints of {', '.join(taken)} already.",
             phase="start",
             advice="End the kernel that uses them first, or pass another connection_info.",
+            endpoints_refused=True,
         )
 
 
