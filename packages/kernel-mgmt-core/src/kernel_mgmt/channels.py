@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -159,11 +158,16 @@ class Channel:
             self._drain_soon()
         return bool(events & zmq.POLLOUT)
 
-    def close(self) -> None:
-        """Stop watching and close the socket; what was sent still goes out."""
+    def close(self, *, unsent: bool = True) -> None:
+        """Stop watching and close the socket.
+
+        Args:
+            unsent: whether to send what has not gone out yet; not where another kernel may come
+                to this address, which would take it for its own.
+        """
         if not self._socket.closed:
             self._io_loop.remove_handler(self._descriptor)
-            self._socket.close()
+            self._socket.close(None if unsent else 0)
 
     def drain(self) -> None:
         """Take what has arrived, up to a share of the loop's time, and hand it on."""
@@ -195,23 +199,29 @@ class Heartbeat:
         info: where the kernel is.
         interval: seconds between two questions.
         patience: seconds without any answer after which the kernel counts as not responsive.
+        on_change: called with each new value of :attr:`responsive`.
     """
 
     def __init__(
-        self, info: ConnectionInfo, *, interval: float = 1.0, patience: float = 3.0
+        self,
+        info: ConnectionInfo,
+        *,
+        interval: float = 1.0,
+        patience: float = 3.0,
+        on_change: Callable[[bool], object] | None = None,
     ) -> None:
-        self._channel = Channel(info, "hb", b"", self._on_frames)
-        self._loop = asyncio.get_running_loop()
+        #: Whether the kernel has answered lately; true until it has had time to.
+        self.responsive = True
         self._interval = interval
-        self._patience = patience
-        self._last_answer = time.monotonic()
+        self._on_change = on_change
+        # Questions are counted and not seconds: while this loop is blocked it asks nothing, and
+        # the kernel is not to blame.
+        self._allowed_silence = max(1, round(patience / interval))
+        self._unanswered = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._channel = Channel(info, "hb", b"", self._on_frames)
         self._ask()
-
-    @property
-    def responsive(self) -> bool:
-        """Whether the kernel has answered lately; true until it has had time to."""
-        return time.monotonic() - self._last_answer < self._patience
 
     def close(self) -> None:
         """Stop asking."""
@@ -220,9 +230,19 @@ class Heartbeat:
         self._channel.close()
 
     def _ask(self) -> None:
+        if self._unanswered >= self._allowed_silence:
+            self._set_responsive(False)
+        self._unanswered += 1
         # A DEALER with the empty frame of a REQ: it may ask again without having been answered.
         self._channel.send((b"", b"ping"))
         self._timer = self._loop.call_later(self._interval, self._ask)
 
     def _on_frames(self, channel: str, frames: list[Any]) -> None:
-        self._last_answer = time.monotonic()
+        self._unanswered = 0
+        self._set_responsive(True)
+
+    def _set_responsive(self, responsive: bool) -> None:
+        if responsive != self.responsive:
+            self.responsive = responsive
+            if self._on_change is not None:
+                self._on_change(responsive)
