@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -12,10 +10,10 @@ from typing import Any
 from .background import call_blocking, finish
 from .blocking import BlockingKernelClient, BlockingKernelManager
 from .client import KernelClient
-from .errors import KernelDied, LaunchError, RequestTimeout
 from .finder import KernelFinder
-from .launch import KernelType, LaunchProgress, ProgressHandler, PromptHandler
+from .launch import KernelType, ProgressHandler, PromptHandler
 from .manager import KernelManager
+from .starting import discard, launch_and_wait
 
 __all__ = ["run_kernel", "run_kernel_blocking", "start_kernel", "start_kernel_blocking"]
 
@@ -52,72 +50,16 @@ async def start_kernel(
         ProviderError: its provider cannot be used.
         LaunchError: the kernel did not start or did not answer; nothing of it is left.
     """
-    deadline = time.monotonic() + startup_timeout
-    phase = "resolve"
-
-    def note_phase(progress: LaunchProgress) -> None:
-        nonlocal phase
-        phase = progress.phase
-        if on_progress is not None:
-            on_progress(progress)
-
-    finder = finder or KernelFinder.from_entrypoints()
-    try:
-        async with asyncio.timeout(startup_timeout):
-            info, manager = await finder.launch(
-                type_id,
-                cwd=cwd,
-                env=env,
-                launch_params=launch_params,
-                on_progress=note_phase,
-                on_prompt=on_prompt,
-            )
-    except TimeoutError:
-        raise LaunchError(
-            f"the kernel did not accept connections within {startup_timeout:g} s.",
-            phase=phase,
-            advice="Give it more time with startup_timeout, or see whether its type is right.",
-        ) from None
-    note_phase(LaunchProgress("ready", "Waiting for the kernel to answer"))
-    client = None
-    try:
-        client = KernelClient(info, manager=manager)
-        await client.wait_for_ready(max(0.0, deadline - time.monotonic()))
-    except BaseException as error:
-        failure = await _why_not_ready(error, manager, startup_timeout)
-        await finish(_discard(client, manager))
-        if failure is None:
-            raise
-        raise failure from None
-    return manager, client
-
-
-async def _why_not_ready(
-    error: BaseException, manager: KernelManager | None, seconds: float
-) -> LaunchError | None:
-    if isinstance(error, KernelDied):
-        return LaunchError(
-            f"the kernel ended before it answered: {error.exit_status}.",
-            phase="ready",
-            exit_status=error.exit_status,
-            log_tail=error.log_tail,
-        )
-    if isinstance(error, RequestTimeout):
-        return LaunchError(
-            f"the kernel accepted connections but did not answer within {seconds:g} s.",
-            phase="ready",
-            advice="Give it more time with startup_timeout, or see whether its type is right.",
-            log_tail="" if manager is None else await manager.log_tail(),
-        )
-    return None
-
-
-async def _discard(client: KernelClient | None, manager: KernelManager | None) -> None:
-    if client is not None:
-        client.close()
-    if manager is not None:
-        await manager.kill()
-        await manager.cleanup()
+    return await launch_and_wait(
+        finder or KernelFinder.from_entrypoints(),
+        type_id,
+        startup_timeout=startup_timeout,
+        on_progress=on_progress,
+        cwd=cwd,
+        env=env,
+        launch_params=launch_params,
+        on_prompt=on_prompt,
+    )
 
 
 @asynccontextmanager
@@ -194,7 +136,7 @@ def start_kernel_blocking(
         )
     except BaseException:
         for manager, client in started:  # Ctrl-C came just when it was there
-            call_blocking(_discard(client, manager), None, "start_kernel_blocking")
+            call_blocking(discard(client, manager), None, "start_kernel_blocking")
         raise
     manager, client = started[0]
     return (
