@@ -18,6 +18,7 @@ SOURCE = Path(kernel_mgmt.__file__).parent
 PUBLIC = [
     "BlockingKernelClient",
     "BlockingKernelManager",
+    "BlockingKernelRestarter",
     "BlockingRequest",
     "ClientClosed",
     "ConnectionFileError",
@@ -26,12 +27,14 @@ PUBLIC = [
     "InvalidSignature",
     "KernelClient",
     "KernelDied",
+    "KernelEvent",
     "KernelFinder",
     "KernelManager",
     "KernelMgmtError",
     "KernelProblem",
     "KernelRecord",
     "KernelRestarted",
+    "KernelRestarter",
     "KernelType",
     "LaunchError",
     "LaunchProgress",
@@ -48,6 +51,7 @@ PUBLIC = [
     "ReplyLost",
     "Request",
     "RequestTimeout",
+    "RestartPolicy",
     "Session",
     "UnsupportedFeature",
     "__version__",
@@ -140,6 +144,7 @@ TRAVELS = [
     "local",
     "encryption",
     "registration",
+    "restart_policy",
 ]
 
 FOREIGN = """

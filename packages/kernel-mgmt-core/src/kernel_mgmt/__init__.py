@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .blocking import BlockingKernelClient as BlockingKernelClient
     from .blocking import BlockingKernelManager as BlockingKernelManager
     from .blocking import BlockingRequest as BlockingRequest
+    from .blocking_restarter import BlockingKernelRestarter as BlockingKernelRestarter
     from .client import KernelClient as KernelClient
     from .connection import ConnectionInfo as ConnectionInfo
     from .errors import ClientClosed as ClientClosed
@@ -50,11 +51,15 @@ if TYPE_CHECKING:
     from .protocol import Message as Message
     from .protocol import Session as Session
     from .request import Request as Request
+    from .restart_policy import RestartPolicy as RestartPolicy
+    from .restarter import KernelEvent as KernelEvent
+    from .restarter import KernelRestarter as KernelRestarter
 
 __version__ = "0.1.0"
 
 _MODULES = {
     "blocking": ("BlockingKernelClient", "BlockingKernelManager", "BlockingRequest"),
+    "blocking_restarter": ("BlockingKernelRestarter",),
     "client": ("KernelClient",),
     "connection": ("ConnectionInfo",),
     "errors": (
@@ -90,6 +95,8 @@ _MODULES = {
     "manager": ("ExitStatus", "KernelManager"),
     "protocol": ("Message", "Session"),
     "request": ("Request",),
+    "restart_policy": ("RestartPolicy",),
+    "restarter": ("KernelEvent", "KernelRestarter"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

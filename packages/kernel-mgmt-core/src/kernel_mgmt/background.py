@@ -176,8 +176,13 @@ async def finish(coroutine: Coroutine[Any, Any, T]) -> T:
 
     Raises:
         asyncio.CancelledError: the caller was cancelled; the coroutine has ended all the same.
+        GeneratorExit: the caller's loop was closed under it; the coroutine goes on here.
     """
-    task = asyncio.ensure_future(coroutine)
+    try:
+        task = asyncio.get_running_loop().create_task(coroutine)
+    except RuntimeError:
+        asyncio.run_coroutine_threadsafe(coroutine, background_loop())
+        raise GeneratorExit from None
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:

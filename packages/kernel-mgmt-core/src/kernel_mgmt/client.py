@@ -7,7 +7,7 @@ import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakValueDictionary
@@ -52,6 +52,8 @@ _BUSY_AFTER = 0.5
 _LAST_WORDS = 0.05
 #: How long a reply may come after the idle status that should follow it, in seconds.
 _REPLY_PATIENCE = 1.0
+#: How long they may take at most where something else waits for them, in seconds.
+_LAST_WORDS_LIMIT = 1.0
 #: How long a kernel may take to end after SIGTERM, in seconds.
 _TERMINATE_PATIENCE = 2.0
 #: The channels that carry messages.
@@ -97,6 +99,8 @@ class KernelClient(RequestMethods[Request]):
         #: Coroutines of handlers and hooks under way.
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
+        #: Are awaited before this client ends its kernel: who would start it again must let it go.
+        self._before_ending: list[Callable[[], Awaitable[object]]] = []
         self._connect(connection_info, manager)
 
     def _connect(self, info: ConnectionInfo, manager: KernelManager | None) -> None:
@@ -104,7 +108,10 @@ class KernelClient(RequestMethods[Request]):
         self.manager = manager
         self.session = Session(info.key, info.signature_scheme)
         self._identity = self.session.session_id.encode()
-        self._died: KernelDied | None = None
+        #: Why nothing can be asked of the kernel any more: it has died, or is being replaced.
+        self._gone: KernelMgmtError | None = None
+        #: Whether this client has asked the kernel to end, and not to be started again.
+        self.asked_to_end = False
         self._iopub_heard = asyncio.Event()
         #: Gives what comes in as protocol 5; None once the kernel is known to speak that.
         self._translate: Callable[[Message], Message] | None = self._in_version_5
@@ -129,16 +136,16 @@ class KernelClient(RequestMethods[Request]):
             )
         return channel
 
-    def _disconnect(self) -> None:
+    def _disconnect(self, *, unsent: bool = True) -> None:
         if self._death_watch is not None:
             self._death_watch.cancel()
         if self._heartbeat is not None:
             self._heartbeat.close()
         for channel in self._channels.values():
-            channel.close()
+            channel.close(unsent=unsent)
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "dead" if self._died else "open"
+        state = "closed" if self._closed else "dead" if self._gone else "open"
         return f"<KernelClient {state} {self.connection_info!r} {len(self._pending)} pending>"
 
     # -- life ------------------------------------------------------------------------------
@@ -182,11 +189,28 @@ class KernelClient(RequestMethods[Request]):
         """
         if self._closed:
             raise ClientClosed("The client was closed; make a new one.")
-        self._disconnect()
-        self._fail_requests(
+        await self.let_go(
             KernelRestarted("The kernel was restarted before it answered; send the request again.")
         )
         self._connect(connection_info, manager)
+
+    async def let_go(self, error: KernelMgmtError) -> None:
+        """Leave a kernel that is about to be replaced, or is dead and will be, until `reconnect`.
+
+        What was sent to it and has not gone out yet never will: its successor at the same address
+        would take it for its own.
+
+        Args:
+            error: how requests under way end, and what those made meanwhile raise.
+        """
+        if self._closed:
+            return
+        if isinstance(error, KernelDied) and self._death_watch is not None:
+            # The kernel's last words come first. Bounded, lest the manager is another kernel's.
+            await asyncio.wait({self._death_watch}, timeout=_LAST_WORDS_LIMIT)
+        self._disconnect(unsent=False)
+        self._gone = error
+        self._fail_requests(error)
 
     async def _watch_for_death(self, manager: KernelManager) -> None:
         status = await manager.wait()
@@ -194,8 +218,8 @@ class KernelClient(RequestMethods[Request]):
         while (count := sum(request.output_count for request in self._under_way())) != before:
             before = count
             await asyncio.sleep(_LAST_WORDS)
-        self._died = KernelDied(status, await manager.log_tail())
-        self._fail_requests(self._died)
+        self._gone = KernelDied(status, await manager.log_tail())
+        self._fail_requests(self._gone)
 
     def _under_way(self) -> list[Request]:
         return [*self._pending.values(), *self._answered.values()]
@@ -209,8 +233,8 @@ class KernelClient(RequestMethods[Request]):
     def _check_usable(self) -> None:
         if self._closed:
             raise ClientClosed("The client is closed; make a new one.")
-        if self._died is not None:
-            raise self._died
+        if self._gone is not None:
+            raise self._gone
 
     @property
     def responsive(self) -> bool:
@@ -263,8 +287,10 @@ class KernelClient(RequestMethods[Request]):
                     else self.kernel_info(channel=probes[-1].channel)
                 )
                 pause = min(pause * 2, 1)
-            while not self._channel("stdin").is_connected():  # noqa: ASYNC110 - ZeroMQ has no event
-                await asyncio.sleep(0.001)  # as good as always connected by now
+            while not self._channel("stdin").is_connected():
+                # ZeroMQ has no event for it; it is as good as always connected by now.
+                await asyncio.sleep(0.001)
+                self._check_usable()
         finally:
             for probe in probes:
                 self._pending.pop(probe.msg_id, None)
@@ -321,12 +347,14 @@ class KernelClient(RequestMethods[Request]):
         Raises:
             RequestTimeout: there is no manager, and the kernel did not answer.
         """
+        for let_go in tuple(self._before_ending):
+            await let_go()
         manager = self.manager
         if manager is None:
             await self._reply_within(self.shutdown(), timeout, "shutdown")
             return
         try:
-            if await manager.is_alive() and not self._closed:
+            if await manager.is_alive() and not self._closed and self._gone is None:
                 _ = self.shutdown()
             for ask, patience in ((None, timeout), (manager.terminate, _TERMINATE_PATIENCE)):
                 if ask is not None:
@@ -382,6 +410,8 @@ class KernelClient(RequestMethods[Request]):
         try:
             self._check_usable()
             self._pending[request.msg_id] = request
+            if request.message.msg_type == "shutdown_request":
+                self.asked_to_end = not request.message.content.get("restart")
             self._channel(request.channel).send(frames)
         except (KernelMgmtError, zmq.ZMQError) as error:
             self._pending.pop(request.msg_id, None)
@@ -613,6 +643,8 @@ class KernelClient(RequestMethods[Request]):
             request._hook_error = error
             await self.interrupt()
             return
+        if request.answered:
+            return  # the kernel was replaced, and a late answer is not for the new one
         with contextlib.suppress(KernelMgmtError):  # then the request itself ends with the error
             self.send_input(value, message)
 
