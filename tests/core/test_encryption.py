@@ -186,9 +186,8 @@ async def use_each_channel(client: KernelClient, answer: str) -> None:
     assert (await client.kernel_info(channel="control")).content["status"] == "ok"
     assert client.responsive  # makes the heartbeat, which needs a moment for its first answer
     assert client._heartbeat is not None
-    asked = client._heartbeat._last_answer
     heartbeat = client._heartbeat
-    await eventually(lambda: heartbeat._last_answer > asked)
+    await eventually(lambda: heartbeat._unanswered == 0)
 
 
 @each_transport
