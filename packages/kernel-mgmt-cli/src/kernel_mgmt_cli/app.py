@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__
-from .errors import INTERRUPTED, NOBODY_READS, LogToUser, say
+from .errors import INTERRUPTED, NOBODY_READS, CommandError, LogToUser, say
 from .plugins import add_commands
 
 __all__ = ["make_app"]
@@ -19,6 +20,10 @@ __all__ = ["make_app"]
 _RUN_EPILOG = """Exit code: 0 when the code ended well, 1 when an error ended it, and N when it
 called sys.exit(N). 2 for wrong usage; 125 when the kernel could not be launched, 126 when it died.
 130 for Ctrl-C, 129 and 143 for SIGHUP and SIGTERM, 141 when nobody reads the output any more."""
+
+_CONSOLE_EPILOG = """Exit code: 0 when you left. 2 for wrong usage; 125 when the kernel could not be
+launched or does not answer, 126 when it is gone for good. 129, 130, 131 and 143 when SIGHUP, Ctrl-C
+during the launch, Ctrl-\\\\ and SIGTERM ended it."""
 
 
 class _Commands(TyperGroup):
@@ -47,6 +52,7 @@ def make_app() -> typer.Typer:
     app.callback()(_main)
     app.command("list")(_list)
     app.command("run", epilog=_RUN_EPILOG)(_run)
+    app.command("console", epilog=_CONSOLE_EPILOG)(_console)
     app.command("providers")(_providers)
     for problem in add_commands(app):
         say("warning", problem)
@@ -80,6 +86,25 @@ def _main(
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write a JSON array instead of a table.")]
 
+_TYPE_HELP = (
+    "A kernel type's id; of python3 and the like, provider/ can be left out when only one has it."
+)
+Cwd = Annotated[Path | None, typer.Option(metavar="DIR", help="The kernel's working directory.")]
+Env = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="Set an environment variable of the kernel."),
+]
+Param = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=JSON",
+        help="Set a launch parameter of the provider; what is not JSON is a string.",
+    ),
+]
+Timeout = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0, help="How long the kernel may take to start.")
+]
+
 
 def _list(as_json: AsJson = False) -> None:
     """List the kernel types that can be launched."""
@@ -98,11 +123,7 @@ def _providers(as_json: AsJson = False) -> None:
 def _run(
     type_id: Annotated[
         str,
-        typer.Argument(
-            metavar="TYPE",
-            help="A kernel type's id; of python3 and the like, provider/ can be left out "
-            "when only one has it.",
-        ),
+        typer.Argument(metavar="TYPE", help=_TYPE_HELP),
     ],
     file: Annotated[
         str | None,
@@ -111,25 +132,10 @@ def _run(
     code: Annotated[
         str | None, typer.Option("--code", "-c", metavar="CODE", help="The code itself.")
     ] = None,
-    cwd: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The kernel's working directory."),
-    ] = None,
-    env: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Set an environment variable of the kernel."),
-    ] = None,
-    param: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=JSON",
-            help="Set a launch parameter of the provider; what is not JSON is a string.",
-        ),
-    ] = None,
-    timeout: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", min=0, help="How long the kernel may take to start."),
-    ] = 60,
+    cwd: Cwd = None,
+    env: Env = None,
+    param: Param = None,
+    timeout: Timeout = 60,
 ) -> None:
     """Run code in a new kernel, show its output as it comes, and stop the kernel.
 
@@ -154,3 +160,68 @@ def _run(
             no_input=file == STDIN,
         )
     )
+
+
+class _ImageMode(StrEnum):
+    """How the console shows images."""
+
+    AUTO = "auto"
+    KITTY = "kitty"
+    ITERM = "iterm"
+    SIXEL = "sixel"
+    FILE = "file"
+
+
+def _console(
+    type_id: Annotated[str | None, typer.Argument(metavar="TYPE", help=_TYPE_HELP)] = None,
+    existing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Use a kernel that runs already: its connection file, or a part of the file's "
+            "name in Jupyter's runtime directory; of several the newest.",
+        ),
+    ] = None,
+    cwd: Cwd = None,
+    env: Env = None,
+    param: Param = None,
+    timeout: Timeout = 60,
+    others: Annotated[
+        bool,
+        typer.Option(
+            "--others", help="Show what other clients of the kernel run, and its output, marked."
+        ),
+    ] = False,
+    images: Annotated[
+        _ImageMode,
+        typer.Option(
+            help="How to show images: as the terminal seems to be able to, by one of three "
+            "protocols, or saved in a file that is named."
+        ),
+    ] = _ImageMode.AUTO,
+) -> None:
+    """Talk to a kernel, line by line.
+
+    The kernel is a new one, which ends with the console and is started again when it dies; or, with
+    --existing, one that runs already and lives on.
+    """
+    from .source import read_assignments, read_parameters
+
+    environment = read_assignments("--env", env or ())
+    parameters = read_parameters("--param", param or ())
+    if (type_id is None) == (existing is None):
+        what = "neither a TYPE nor" if type_id is None else "both a TYPE and"
+        raise CommandError(f"there is {what} --existing FILE; give one of them.")
+    options: dict[str, Any] = {"startup_timeout": timeout}
+    launch_options = {"cwd": cwd, "env": environment, "launch_params": parameters}
+    if existing is None:
+        options |= launch_options
+    elif any(launch_options.values()):
+        raise CommandError(
+            "--cwd, --env and --param are for a kernel that is launched, and with --existing none "
+            "is; leave them out."
+        )
+
+    from .console import run_console
+
+    sys.exit(run_console(type_id, existing, others=others, images=images.value, **options))

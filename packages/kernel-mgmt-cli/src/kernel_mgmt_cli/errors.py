@@ -7,12 +7,14 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Callable
 
 from kernel_mgmt.errors import KernelDied, KernelMgmtError
 
 __all__ = [
     "CODE_FAILED",
     "INTERRUPTED",
+    "KERNEL_DIED",
     "KERNEL_MGMT_FAILED",
     "NOBODY_READS",
     "CommandError",
@@ -111,13 +113,15 @@ class LogToUser(logging.Handler):
 
     def __init__(self, *, verbose: bool) -> None:
         super().__init__()
+        #: Where the lines go: to standard error, unless a command has its own way to show them.
+        self.tell: Callable[[str, str], object] = say
         self._verbose = verbose
         self.setFormatter(logging.Formatter("%(relativeCreated)6.0f ms  %(name)s: %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record."""
         text = self.format(record) if self._verbose else record.getMessage()
-        say(record.levelname.lower(), text)
+        self.tell(record.levelname.lower(), text)
 
 
 def wants_colour(stream: object) -> bool:

@@ -12,7 +12,7 @@ from kernel_mgmt.output import output_text
 
 from .errors import CODE_FAILED, INTERRUPTED, KERNEL_MGMT_FAILED, CommandError, wants_colour
 
-__all__ = ["OutputWriter", "write_text"]
+__all__ = ["OutputWriter", "without_colours", "write_text"]
 
 # Colours and cursor movements (CSI), and titles and links (OSC).
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
@@ -58,7 +58,7 @@ class OutputWriter:
             if _exit_code(content) is None:
                 write_text("stderr", f"{content.get('evalue')}\n")
             return
-        write_text("stderr", text if wants_colour(sys.stderr) else _ANSI.sub("", text))
+        write_text("stderr", text if wants_colour(sys.stderr) else without_colours(text))
 
     def finish(self, reply: Message, *, interrupted: bool = False) -> int:
         """Look at the reply, after all output.
@@ -100,6 +100,11 @@ def _asked_exit(content: Mapping[str, Any]) -> int:
         if isinstance(code, int):
             return code & 0xFF
     return 0
+
+
+def without_colours(text: str) -> str:
+    """Give text without its escape sequences."""
+    return _ANSI.sub("", text)
 
 
 def write_text(stream: str, text: str) -> None:

@@ -1,0 +1,183 @@
+"""The kernel of a console: one of its own, which ends with it, or one that runs anyway."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from kernel_mgmt import (
+    ConnectionInfo,
+    KernelClient,
+    KernelFinder,
+    Message,
+    start_kernel,
+)
+from kernel_mgmt.background import finish
+from kernel_mgmt.errors import KernelDied, RequestTimeout
+
+from ..errors import KERNEL_DIED, CommandError
+from .existing import check_that_it_listens, find_connection_file
+from .signals import LoopSignals
+
+__all__ = ["ConsoleKernel", "Tell", "existing_kernel", "own_kernel"]
+
+#: Tells the user something: of what kind it is, and the sentence.
+Tell = Callable[[str, str], object]
+
+#: How long an idle kernel has to end when it is asked, and one that a signal stops at its work, in
+#: seconds.
+_PATIENCE, _BUSY_PATIENCE = 5.0, 1.0
+#: How often the heartbeat of a kernel that has no manager is looked at, in seconds.
+_LOOK_INTERVAL = 1.0
+#: How long a kernel may take to answer that another client restarts, in seconds.
+_RESTART_PATIENCE = 60.0
+
+
+class ConsoleKernel:
+    """A kernel that is ready, and what becomes of it while a console uses it.
+
+    This one has no manager: its heartbeat, and what it says on iopub, tell whether it lives.
+
+    Args:
+        client: talks to it.
+        title: names it, for people.
+        at_end: what the end of the console does to it, for people.
+    """
+
+    def __init__(self, client: KernelClient, title: str, *, at_end: str) -> None:
+        self.client = client
+        self.title = title
+        self.at_end = at_end
+        #: Whether it is there, and not being restarted.
+        self._usable = asyncio.Event()
+        self._usable.set()
+        #: What the kernel says when it ends.
+        self._farewell: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+
+    async def wait_until_usable(self) -> None:
+        """Wait while the kernel is being restarted."""
+        await self._usable.wait()
+
+    def note_death(self) -> None:
+        """Take it that the kernel has died, before :meth:`watch` learns of it."""
+
+    async def watch(self, tell: Tell, restarted: Callable[[], object]) -> None:
+        """Follow the kernel's life until it is over for good.
+
+        Args:
+            tell: tells the user of it.
+            restarted: is called when there is a new kernel.
+
+        Raises:
+            CommandError: it is; says how.
+            KernelMgmtError: likewise.
+        """
+        self.client.add_handler(self._hear, {"iopub"})
+        responsive = True
+        while True:
+            await asyncio.wait({self._farewell}, timeout=_LOOK_INTERVAL)
+            if self._farewell.done():
+                await self._take_leave(self._farewell.result(), tell)
+                restarted()
+            elif self.client.responsive != responsive:
+                responsive = not responsive
+                tell(*_HEARTBEAT_WORDS[responsive])
+
+    def _hear(self, message: Message) -> None:
+        if message.msg_type == "shutdown_reply" and not self._farewell.done():
+            self._farewell.set_result(message)
+
+    async def _take_leave(self, farewell: Message, tell: Tell) -> None:
+        if not farewell.content.get("restart"):
+            raise CommandError("the kernel was shut down by another client.", KERNEL_DIED)
+        tell("warning", "The kernel is being restarted by another client.")
+        self._usable.clear()
+        self._farewell = asyncio.get_running_loop().create_future()
+        await self.client.reconnect(self.client.connection_info)
+        await self.client.wait_for_ready(_RESTART_PATIENCE)
+        self._usable.set()
+        tell(*_RESTARTED)
+
+
+class _OwnKernel(ConsoleKernel):
+    """A kernel of this console's own."""
+
+    async def watch(self, tell: Tell, restarted: Callable[[], object]) -> None:
+        manager = self.client.manager
+        assert manager is not None
+        raise KernelDied(await manager.wait(), await manager.log_tail())
+
+
+_RESTARTED = ("hint", "The kernel was restarted; what it had in memory is gone.")
+_HEARTBEAT_WORDS = {
+    False: (
+        "warning",
+        (
+            "The kernel does not answer its heartbeat: it has ended, or is too busy; "
+            "Ctrl-\\ leaves the console."
+        ),
+    ),
+    True: ("hint", "The kernel answers again."),
+}
+
+
+@asynccontextmanager
+async def own_kernel(
+    type_id: str, signals: LoopSignals, *, startup_timeout: float, **launch_options: Any
+) -> AsyncIterator[ConsoleKernel]:
+    """Run a kernel for as long as a block lasts, and start it again when it dies.
+
+    Args:
+        type_id: the kernel type.
+        signals: say how the block was ended, and whether the user has no time.
+        startup_timeout: seconds until it must answer.
+        launch_options: further arguments of :func:`kernel_mgmt.start_kernel`.
+
+    Raises:
+        KernelMgmtError: it could not be launched.
+    """
+    finder = KernelFinder.from_entrypoints()
+    kernel_type = finder.get(type_id)
+    manager, client = await start_kernel(
+        kernel_type, finder=finder, startup_timeout=startup_timeout, **launch_options
+    )
+    try:
+        own = ConsoleKernel if manager is None else _OwnKernel
+        yield own(client, kernel_type.id, at_end="stop the kernel")
+    finally:
+        await finish(_stop(client, signals))
+
+
+async def _stop(client: KernelClient, signals: LoopSignals) -> None:
+    try:
+        manager = client.manager
+        if manager is not None:
+            signals.hurry = manager.kill
+            if signals.by_user:
+                await manager.kill()
+        with contextlib.suppress(RequestTimeout):
+            await client.shutdown_or_terminate(_BUSY_PATIENCE if signals.ended else _PATIENCE)
+    finally:
+        client.close()
+
+
+@asynccontextmanager
+async def existing_kernel(name: str, *, startup_timeout: float) -> AsyncIterator[ConsoleKernel]:
+    """Use a kernel that runs, for as long as a block lasts; it lives on.
+
+    Args:
+        name: see :func:`~kernel_mgmt_cli.console.existing.find_connection_file`.
+        startup_timeout: seconds until it must answer.
+
+    Raises:
+        KernelMgmtError: it is not there, or does not answer.
+    """
+    path = find_connection_file(name)
+    info = ConnectionInfo.read(path)
+    check_that_it_listens(info, path)
+    async with KernelClient(info) as client:
+        await client.wait_for_ready(startup_timeout)
+        yield ConsoleKernel(client, str(path), at_end="leave the kernel running")
