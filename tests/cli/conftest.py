@@ -154,3 +154,10 @@ def gated(distribution: Distribution) -> str:
     """The id of a kernel type whose launch makes the file ``started`` and waits for ``gate``."""
     distribution("kernel-mgmt-gated", "kernel_mgmt", "gated", _GATED_PROVIDER)
     return "gated/echo"
+
+
+@pytest.fixture
+def console(in_terminal: InTerminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InTerminal:
+    """Starts ``kernel-mgmt console`` in a pseudo-terminal, with a history of the test's own."""
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
+    return lambda *arguments, **options: in_terminal("console", *arguments, **options)

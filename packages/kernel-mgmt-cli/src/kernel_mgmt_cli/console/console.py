@@ -217,6 +217,7 @@ class Console:
         if at_prompt():
             press_ctrl_c()
         elif self._running is not None:
+            self._screen.write("\n")  # behind the ^C that the terminal shows
             self._interrupts += 1
             _ = self._start(self._interrupt(again=self._interrupts > 1))
 

@@ -156,12 +156,11 @@ class Display:
         data = content.get("data")
         if not isinstance(data, dict):
             return ""
+        parts = [text_of(data)]
         image = image_of(data)
-        if image is None:
-            return text_of(data)
-        stands, is_shown = self._images.show(*image)
-        text = text_of(data, beside_image=is_shown)
-        return f"{text}\n{stands}" if text else stands
+        if image is not None:
+            parts.append(self._images.show(*image))
+        return "\n".join(part for part in parts if part)
 
     def _paint(self, colour: int, text: str) -> str:
         return f"\x1b[{colour}m{text}\x1b[0m" if self._colour else text

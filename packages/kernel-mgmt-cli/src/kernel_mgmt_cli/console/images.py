@@ -89,8 +89,8 @@ class Images:
         self._directory: Path | None = None
         self._count = 0
 
-    def show(self, mime: str, content: str) -> tuple[str, bool]:
-        """Give the text that stands for an image, and whether it shows the image itself.
+    def show(self, mime: str, content: str) -> str:
+        """Give the text that shows an image, or says where it is.
 
         Args:
             mime: one of :data:`~kernel_mgmt_cli.console.mime.IMAGE_SUFFIXES`.
@@ -99,15 +99,15 @@ class Images:
         try:
             data = content.encode() if mime == "image/svg+xml" else base64.b64decode(content)
         except (binascii.Error, ValueError):
-            return f"[an image ({mime}) that cannot be read]\n", False
+            return f"[an image ({mime}) that cannot be read]"
         if self._protocol is not None:
             shown = self._protocol(mime, data, self._terminal())
             if shown is not None:
-                return shown + "\n", True
+                return shown
         try:
-            return f"[image: {self._save(mime, data)}]\n", False
+            return f"[image: {self._save(mime, data)}]"
         except OSError as error:
-            return f"[an image ({mime}) that cannot be saved: {error.strerror}]\n", False
+            return f"[an image ({mime}) that cannot be saved: {error.strerror}]"
 
     def _save(self, mime: str, data: bytes) -> Path:
         if self._directory is None:

@@ -34,22 +34,19 @@ def image_of(data: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def text_of(data: Mapping[str, Any], *, beside_image: bool = False) -> str:
+def text_of(data: Mapping[str, Any]) -> str:
     """Give the form of an output that can be read as text; it may be empty.
 
-    Args:
-        data: the forms, by MIME type.
-        beside_image: whether the output's image can be seen, so that nothing but its name is left
-            out.
+    A text/plain that only names an object gives way to whatever says more, and to an image.
     """
     plain = data.get("text/plain")
     if isinstance(plain, str) and not _PLACEHOLDER.fullmatch(plain.strip()):
         return plain
-    if beside_image:
-        return ""
     for mime in _READABLE:
         if isinstance(data.get(mime), str):
             return str(data[mime])
+    if image_of(data) is not None:
+        return ""
     if isinstance(plain, str):
         return plain
     for mime, value in data.items():
@@ -57,4 +54,4 @@ def text_of(data: Mapping[str, Any], *, beside_image: bool = False) -> str:
             return str(value)
         if mime == "application/json":
             return json.dumps(value, indent=2, ensure_ascii=False)
-    return "" if image_of(data) else "".join(f"[{mime}]" for mime in data)
+    return "".join(f"[{mime}]" for mime in data)

@@ -19,8 +19,8 @@ _PIECE = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b"
     r"|[\n\r\b\t]|[^\x1b\n\r\b\t]+"
 )
-#: Colours, erasing to the end of a line, titles and links: the cursor stays where it is.
-_HARMLESS = re.compile(r"\x1b(\[[0-9;:]*[mK]|\])")
+#: Colours, erasing in a line, titles and links, but not iTerm2's images: the cursor stays.
+_HARMLESS = re.compile(r"\x1b(\[[0-9;:]*[mK]|\](?!1337))")
 
 _TAB = 8
 
