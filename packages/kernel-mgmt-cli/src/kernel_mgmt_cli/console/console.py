@@ -24,6 +24,7 @@ from .pager import show_text
 from .prompts import CodePrompt, LineCleared, ask, at_prompt, press_ctrl_c
 from .screen import Screen
 from .signals import LoopSignals
+from .terminal import keys_kept
 
 __all__ = ["Console"]
 
@@ -31,7 +32,7 @@ __all__ = ["Console"]
 _LEAVE = frozenset({"exit", "quit"})
 #: How long a cell's output may pause between the reply and the idle status that ends it, and how
 #: long the reply may be behind the idle status, in seconds.
-_IDLE_PATIENCE, _REPLY_PATIENCE = 1.0, 5.0
+_IDLE_PATIENCE, _REPLY_PATIENCE = 1.0, 2.0
 #: How long a kernel may take to tell which number its cells are at, in seconds.
 _COUNT_PATIENCE = 1.0
 
@@ -85,7 +86,7 @@ class Console:
         """
         self._signals.interrupt = self._on_ctrl_c
         self._client.add_handler(self._on_output, {"iopub"})
-        with _log_to(self._tell):
+        with keys_kept(), _log_to(self._tell):
             self._greet()
             life = [
                 self._start(self._take_turns()),
@@ -217,7 +218,6 @@ class Console:
         if at_prompt():
             press_ctrl_c()
         elif self._running is not None:
-            self._screen.write("\n")  # behind the ^C that the terminal shows
             self._interrupts += 1
             _ = self._start(self._interrupt(again=self._interrupts > 1))
 

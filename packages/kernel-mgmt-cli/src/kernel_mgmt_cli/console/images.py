@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import base64
 import binascii
-import fcntl
 import shutil
 import struct
-import sys
 import tempfile
-import termios
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from .mime import IMAGE_SUFFIXES
 from .sixel import sixel
+from .terminal import TerminalWidth
 
-__all__ = ["PROTOCOLS", "Images", "Terminal", "detect_protocol"]
+__all__ = ["PROTOCOLS", "Images", "detect_protocol"]
 
 #: How many characters of base64 the kitty protocol takes at once.
 _KITTY_CHUNK = 4096
 #: The first bytes of a PNG, up to its width.
 _PNG_START = struct.Struct(">8s4x4sI")
-#: struct winsize of ioctl_tty(2): rows, columns, and the pixels of both ways.
-_WINSIZE = struct.Struct("HHHH")
 #: How wide an image may be where the terminal does not say how wide it is.
 _USUAL_PIXELS = 800
 
@@ -53,24 +48,9 @@ def detect_protocol(environ: Mapping[str, str]) -> str | None:
     return None
 
 
-class Terminal(NamedTuple):
-    """How wide the terminal is."""
-
-    columns: int
-    #: 0 when it does not say.
-    pixels: int
-
-    @classmethod
-    def now(cls) -> Terminal:
-        """Ask the system, which asks nobody."""
-        size = fcntl.ioctl(sys.stdout.fileno(), termios.TIOCGWINSZ, bytes(_WINSIZE.size))
-        _, columns, pixels, _ = _WINSIZE.unpack(size)
-        return cls(columns, pixels)
-
-
 #: Gives the escape sequences for an image, from its MIME type, its bytes and the terminal; None: it
 #: cannot.
-Protocol = Callable[[str, bytes, Terminal], "str | None"]
+Protocol = Callable[[str, bytes, TerminalWidth], "str | None"]
 
 
 class Images:
@@ -82,7 +62,7 @@ class Images:
     """
 
     def __init__(
-        self, protocol: Protocol | None, terminal: Callable[[], Terminal] = Terminal.now
+        self, protocol: Protocol | None, terminal: Callable[[], TerminalWidth] = TerminalWidth.now
     ) -> None:
         self._protocol = protocol
         self._terminal = terminal
@@ -123,7 +103,7 @@ class Images:
             shutil.rmtree(self._directory, ignore_errors=True)
 
 
-def _kitty(mime: str, data: bytes, terminal: Terminal) -> str | None:
+def _kitty(mime: str, data: bytes, terminal: TerminalWidth) -> str | None:
     """Show a PNG by the kitty graphics protocol."""
     if mime != "image/png":
         return None
@@ -151,7 +131,7 @@ def _png_width(data: bytes) -> int | None:
     return width if signature == b"\x89PNG\r\n\x1a\n" and chunk == b"IHDR" else None
 
 
-def _iterm(mime: str, data: bytes, _terminal: Terminal) -> str | None:
+def _iterm(mime: str, data: bytes, _terminal: TerminalWidth) -> str | None:
     """Show an image in iTerm2, which scales one that is too wide, and its like."""
     if not mime.startswith("image/") or mime == "image/svg+xml":
         return None
@@ -159,7 +139,7 @@ def _iterm(mime: str, data: bytes, _terminal: Terminal) -> str | None:
     return f"\x1b]1337;File=inline=1;preserveAspectRatio=1;size={len(data)}:{content}\x07"
 
 
-def _sixel(mime: str, data: bytes, terminal: Terminal) -> str | None:
+def _sixel(mime: str, data: bytes, terminal: TerminalWidth) -> str | None:
     return sixel(data, terminal.pixels or _USUAL_PIXELS) if mime.startswith("image/") else None
 
 

@@ -11,12 +11,14 @@ from typing import Any
 from kernel_mgmt import (
     ConnectionInfo,
     KernelClient,
+    KernelEvent,
     KernelFinder,
+    KernelRestarter,
     Message,
     start_kernel,
 )
 from kernel_mgmt.background import finish
-from kernel_mgmt.errors import KernelDied, RequestTimeout
+from kernel_mgmt.errors import RequestTimeout
 
 from ..errors import KERNEL_DIED, CommandError
 from .existing import check_that_it_listens, find_connection_file
@@ -102,13 +104,32 @@ class ConsoleKernel:
         tell(*_RESTARTED)
 
 
-class _OwnKernel(ConsoleKernel):
-    """A kernel of this console's own."""
+class _RestartedKernel(ConsoleKernel):
+    """A kernel of this console's own, which is started again when it dies."""
+
+    def __init__(self, client: KernelClient, title: str, restarter: KernelRestarter) -> None:
+        super().__init__(client, title, at_end="stop the kernel")
+        self._restarter = restarter
+        self._events = restarter.events()
+
+    def note_death(self) -> None:
+        self._usable.clear()
 
     async def watch(self, tell: Tell, restarted: Callable[[], object]) -> None:
-        manager = self.client.manager
-        assert manager is not None
-        raise KernelDied(await manager.wait(), await manager.log_tail())
+        self._restarter.follow(self.client)
+        self._restarter.start()
+        async for event in self._events:
+            if event.name == "failed":
+                raise CommandError(
+                    "the kernel cannot be started again: it has died too often.", KERNEL_DIED
+                ) from event.error
+            if event.name in ("died", "restarting"):
+                self._usable.clear()
+            elif event.name == "ready":
+                restarted()
+                self._usable.set()
+            if words := _words(event):
+                tell(*words)
 
 
 _RESTARTED = ("hint", "The kernel was restarted; what it had in memory is gone.")
@@ -122,6 +143,18 @@ _HEARTBEAT_WORDS = {
     ),
     True: ("hint", "The kernel answers again."),
 }
+
+
+def _words(event: KernelEvent) -> tuple[str, str] | None:
+    if event.name == "died":
+        return "warning", str(event.error)
+    if event.name == "ready":
+        return _RESTARTED
+    if event.name == "restarting":
+        return "hint", "The kernel is being restarted."
+    if event.name in ("responsive", "unresponsive"):
+        return _HEARTBEAT_WORDS[event.name == "responsive"]
+    return None
 
 
 @asynccontextmanager
@@ -144,15 +177,31 @@ async def own_kernel(
     manager, client = await start_kernel(
         kernel_type, finder=finder, startup_timeout=startup_timeout, **launch_options
     )
+    restarter = None
     try:
-        own = ConsoleKernel if manager is None else _OwnKernel
-        yield own(client, kernel_type.id, at_end="stop the kernel")
+        if manager is None:
+            yield ConsoleKernel(client, kernel_type.id, at_end="stop the kernel")
+        else:
+            launch_options.pop("on_progress", None)
+            restarter = KernelRestarter(
+                finder,
+                kernel_type,
+                manager,
+                client.connection_info,
+                startup_timeout=startup_timeout,
+                **launch_options,
+            )
+            yield _RestartedKernel(client, kernel_type.id, restarter)
     finally:
-        await finish(_stop(client, signals))
+        await finish(_stop(client, restarter, signals))
 
 
-async def _stop(client: KernelClient, signals: LoopSignals) -> None:
+async def _stop(
+    client: KernelClient, restarter: KernelRestarter | None, signals: LoopSignals
+) -> None:
     try:
+        if restarter is not None:
+            await restarter.stop()
         manager = client.manager
         if manager is not None:
             signals.hurry = manager.kill
