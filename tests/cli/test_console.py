@@ -284,7 +284,7 @@ def test_options_of_the_launch(console: InTerminal, echo: str, tmp_path: Path) -
 
 def test_python(console: InTerminal) -> None:
     """With a real kernel: blocks, results, colours of errors, progress, its pager and its exit."""
-    with console("native/python3") as terminal:
+    with console("native/python3", extra_env={"PAGER": "sed s/^/paged-/"}) as terminal:
         terminal.expect(r"In \[1\]: ")
         terminal.send("def f(x):\rreturn x * 2\r\r")
         terminal.expect(r"In \[2\]: ")
@@ -296,8 +296,10 @@ def test_python(console: InTerminal) -> None:
         see(terminal, "1%\r2%\rdone")
         terminal.send("f?\r")
         terminal.expect("Signature:")
+        terminal.send("from IPython.core.page import page; page('long\\n' * 100)\r")
+        terminal.expect("(paged-long\r\n){100}")
         terminal.send("get_ipython().set_next_input('print(6 * 7)')\r")
-        terminal.expect(r"In \[7\]: ")
+        terminal.expect(r"In \[8\]: ")
         terminal.send("\r")
         see(terminal, "42")
         terminal.send("exit()\r")

@@ -23,7 +23,7 @@ called sys.exit(N). 2 for wrong usage; 125 when the kernel could not be launched
 
 _CONSOLE_EPILOG = """Exit code: 0 when you left. 2 for wrong usage; 125 when the kernel could not be
 launched or does not answer, 126 when it is gone for good. 129, 130, 131 and 143 when SIGHUP, Ctrl-C
-during the launch, Ctrl-\\\\ and SIGTERM ended it."""
+during the launch, Ctrl-\\ and SIGTERM ended it."""
 
 
 class _Commands(TyperGroup):

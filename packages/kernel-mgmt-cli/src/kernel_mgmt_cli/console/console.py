@@ -107,8 +107,7 @@ class Console:
         self._screen.write(f"{banner}\n" if banner else "")
         say(
             "console",
-            f"{self._kernel.title}. Tab completes, F1 explains, Ctrl-R searches, Ctrl-C interrupts, "
-            "Ctrl-D leaves.",
+            f"{self._kernel.title}. Tab completes, F1 explains, Ctrl-R searches, Ctrl-D leaves.",
         )
 
     # -- turns -----------------------------------------------------------------------------
