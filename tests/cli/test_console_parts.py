@@ -310,7 +310,7 @@ def test_a_connection_file_is_found_by_its_name(tmp_path: Path) -> None:
         assert find_connection_file("kernel-abc-2.json") == files[1]
         assert find_connection_file("abc") == files[0]
         assert find_connection_file("kernel-*-2*") == files[1]
-        assert find_connection_file("kernel") == files[0]
+        assert find_connection_file("kernel-abc") == files[0]
         assert find_connection_file(str(files[2])) == files[2]
         assert find_connection_file(str(tmp_path / "none")) == tmp_path / "none"
         with pytest.raises(ConnectionFileError, match="'zzz'"):

@@ -63,6 +63,9 @@ class Console:
             number=self._next_number,
             leave=self._leave_at_once,
         )
+        #: Held by the prompt that is on the screen: one that ends, because nobody wants its answer
+        #: any more, has left the screen when the next one comes.
+        self._prompting = asyncio.Lock()
         #: What is to be written above the prompt, in this order.
         self._above: deque[Callable[[], object]] = deque()
         self._writing: asyncio.Task[None] | None = None
@@ -98,6 +101,7 @@ class Console:
             finally:
                 self._client.remove_handler(self._on_output)
                 await _cancel({*self._tasks, self._broken})
+                self._write_all()  # what there was no time to write above the prompt
         for part in life:
             if not part.cancelled():
                 part.result()
@@ -126,7 +130,12 @@ class Console:
         with contextlib.suppress(TimeoutError, KernelMgmtError):
             async with asyncio.timeout(_COUNT_PATIENCE):
                 reply = await self._client.execute("", silent=True)
-            self._display.execution_count = reply.content.get("execution_count")
+            self._take_number(reply)
+
+    def _take_number(self, reply: Message) -> None:
+        count = reply.content.get("execution_count")
+        if isinstance(count, int):
+            self._display.execution_count = count
 
     def _restarted(self) -> None:
         self._display.execution_count = 0
@@ -142,7 +151,8 @@ class Console:
             self._screen.end_line()
             self._screen.lose_track()
             try:
-                return await self._prompt.read(default)
+                async with self._prompting:
+                    return await self._prompt.read(default)
             except LineCleared:
                 continue
             except EOFError:
@@ -181,9 +191,7 @@ class Console:
 
     async def _take_reply(self, reply: Message) -> None:
         content = reply.content
-        count = content.get("execution_count")
-        if isinstance(count, int):
-            self._display.execution_count = count
+        self._take_number(reply)
         if content.get("status") == "aborted":
             self._tell("warning", "The kernel did not run this, because a cell before it failed.")
         for payload in content.get("payload") or ():
@@ -206,7 +214,8 @@ class Console:
         """Answer a question of the running code."""
         self._screen.end_line()
         try:
-            return await ask(prompt)
+            async with self._prompting:
+                return await ask(prompt)
         except LineCleared:
             self._interrupts += 1
             raise KeyboardInterrupt from None

@@ -82,8 +82,7 @@ class ConsoleKernel:
         while True:
             await asyncio.wait({self._farewell}, timeout=_LOOK_INTERVAL)
             if self._farewell.done():
-                await self._take_leave(self._farewell.result(), tell)
-                restarted()
+                await self._take_leave(self._farewell.result(), tell, restarted)
             elif self.client.responsive != responsive:
                 responsive = not responsive
                 tell(*_HEARTBEAT_WORDS[responsive])
@@ -92,7 +91,9 @@ class ConsoleKernel:
         if message.msg_type == "shutdown_reply" and not self._farewell.done():
             self._farewell.set_result(message)
 
-    async def _take_leave(self, farewell: Message, tell: Tell) -> None:
+    async def _take_leave(
+        self, farewell: Message, tell: Tell, restarted: Callable[[], object]
+    ) -> None:
         if not farewell.content.get("restart"):
             raise CommandError("the kernel was shut down by another client.", KERNEL_DIED)
         tell("warning", "The kernel is being restarted by another client.")
@@ -100,6 +101,7 @@ class ConsoleKernel:
         self._farewell = asyncio.get_running_loop().create_future()
         await self.client.reconnect(self.client.connection_info)
         await self.client.wait_for_ready(_RESTART_PATIENCE)
+        restarted()
         self._usable.set()
         tell(*_RESTARTED)
 
@@ -121,7 +123,9 @@ class _RestartedKernel(ConsoleKernel):
         async for event in self._events:
             if event.name == "failed":
                 raise CommandError(
-                    "the kernel cannot be started again: it has died too often.", KERNEL_DIED
+                    "the kernel is not started again, since it died too often or cannot be "
+                    f"watched any more: {str(event.error).splitlines()[0]}",
+                    KERNEL_DIED,
                 ) from event.error
             if event.name in ("died", "restarting"):
                 self._usable.clear()
