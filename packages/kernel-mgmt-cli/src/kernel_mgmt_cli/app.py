@@ -222,6 +222,11 @@ def _console(
             "is; leave them out."
         )
 
+    if sys.platform == "win32":
+        raise CommandError(
+            "there is no console on Windows yet; 'kernel-mgmt run' works there, and so does "
+            "'jupyter console --existing'."
+        )
     from .console import run_console
 
     sys.exit(run_console(type_id, existing, others=others, images=images.value, **options))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
 from kernel_mgmt import Message, Prompt, Request
-from kernel_mgmt.errors import KernelDied, KernelMgmtError, KernelRestarted
+from kernel_mgmt.errors import KernelDied, KernelMgmtError, KernelRestarted, ReplyLost
 from prompt_toolkit.application import in_terminal
 
 from ..errors import CommandError, LogToUser, say
@@ -30,9 +30,8 @@ __all__ = ["Console"]
 
 #: What leaves the console when nothing else is typed, in whichever language.
 _LEAVE = frozenset({"exit", "quit"})
-#: How long a cell's output may pause between the reply and the idle status that ends it, and how
-#: long the reply may be behind the idle status, in seconds.
-_IDLE_PATIENCE, _REPLY_PATIENCE = 1.0, 2.0
+#: How long a cell's output may pause between the reply and the idle status that ends it, in seconds.
+_IDLE_PATIENCE = 1.0
 #: How long a kernel may take to tell which number its cells are at, in seconds.
 _COUNT_PATIENCE = 1.0
 
@@ -182,12 +181,12 @@ class Console:
             return
         except KernelRestarted:
             return
+        except ReplyLost:
+            self._tell("warning", "The kernel has ended the cell without a reply.")
+            return
         finally:
             self._running = None
-        if reply is None:
-            self._tell("warning", "The kernel has ended the cell without a reply.")
-        else:
-            await self._take_reply(reply)
+        await self._take_reply(reply)
 
     async def _take_reply(self, reply: Message) -> None:
         content = reply.content
@@ -289,11 +288,11 @@ class Console:
                 self._broken.set_exception(error)
 
 
-async def _finish(request: Request) -> Message | None:
+async def _finish(request: Request) -> Message:
     """Wait for the end of a cell, also of one whose kernel forgets to tell of it.
 
     Returns:
-        The reply; None when the kernel is idle again without one.
+        The reply.
 
     Raises:
         KernelDied: or another end of the request.
@@ -303,18 +302,16 @@ async def _finish(request: Request) -> Message | None:
         async for _ in request.take_outputs():
             pass  # shown by the handler, which sees what comes in its order
 
-    replied, idle = asyncio.ensure_future(request), asyncio.ensure_future(drain())
+    idle = asyncio.ensure_future(drain())
     try:
-        await asyncio.wait({replied, idle}, return_when=asyncio.FIRST_COMPLETED)
-        if not replied.done():
-            await asyncio.wait({replied}, timeout=_REPLY_PATIENCE)
+        reply = await request
         seen = -1
         while not idle.done() and request.output_count != seen:
             seen = request.output_count
             await asyncio.wait({idle}, timeout=_IDLE_PATIENCE)
-        return replied.result() if replied.done() else None
+        return reply
     finally:
-        await _cancel({replied, idle})
+        await _cancel({idle})
 
 
 async def _cancel(futures: Iterable[asyncio.Future[Any]]) -> None:

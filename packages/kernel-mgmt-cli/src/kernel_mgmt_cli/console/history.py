@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -13,11 +14,6 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 from prompt_toolkit.history import History
-
-try:
-    import fcntl
-except ImportError:  # Windows: appending is all the protection there is
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["KernelHistory", "history_file"]
 
@@ -91,10 +87,9 @@ class KernelHistory(History):
         """Open the file for reading and appending; no other console has it meanwhile."""
         while True:
             with _open_private(self._path, os.O_APPEND) as file:
-                if fcntl is not None:
-                    fcntl.flock(file, fcntl.LOCK_EX)
-                    if not _is_at(file, self._path):
-                        continue  # it was shortened while we waited: this is the old one
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if not _is_at(file, self._path):
+                    continue  # it was shortened while we waited: this is the old one
                 yield file
                 return
 
