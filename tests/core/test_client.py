@@ -341,6 +341,21 @@ async def test_a_lost_reply_ends_its_request(client: KernelClient) -> None:
     assert (await client.execute("print x")).content["status"] == "ok"
 
 
+async def test_a_closed_client_is_let_go(client: KernelClient) -> None:
+    """A client that was closed before it looked for a lost reply is kept by nobody."""
+    other = KernelClient(client.connection_info)
+    request = other.execute("noreply")
+    async for _ in request:
+        pass
+    assert not request.answered
+    other.close()
+    gone = weakref.ref(other)
+    del other, request, _
+    await asyncio.sleep(0)
+    gc.collect()
+    assert gone() is None
+
+
 async def test_only_the_lost_reply_is_given_up(client: KernelClient) -> None:
     """Requests that the kernel has not finished yet keep waiting, however long it takes."""
     lost, slow = client.execute("noreply"), client.execute("sleep 1.5\nprint slow")

@@ -96,6 +96,7 @@ class KernelClient(RequestMethods[Request]):
         self._answered: WeakValueDictionary[str, Request] = WeakValueDictionary()
         #: Ids of requests that the kernel has finished and not answered yet.
         self._overdue: list[str] = []
+        self._overdue_timer: asyncio.TimerHandle | None = None
         #: Coroutines of handlers and hooks under way.
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -167,6 +168,8 @@ class KernelClient(RequestMethods[Request]):
             return
         self._closed = True
         self._disconnect()
+        if self._overdue_timer is not None:
+            self._overdue_timer.cancel()
         for task in self._tasks:
             task.cancel()
         self._fail_requests(
@@ -563,7 +566,9 @@ class KernelClient(RequestMethods[Request]):
         """Note that a request has been finished, and that its reply must be near."""
         self._overdue.append(request.msg_id)
         if len(self._overdue) == 1:
-            self._loop.call_later(_REPLY_PATIENCE, self._look_for_lost_replies)
+            self._overdue_timer = self._loop.call_later(
+                _REPLY_PATIENCE, self._look_for_lost_replies
+            )
 
     def _look_for_lost_replies(self) -> None:
         """Find out whether requests that were finished have lost their replies.
