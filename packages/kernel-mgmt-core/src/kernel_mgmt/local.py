@@ -32,7 +32,7 @@ from .manager import ExitStatus, KernelManager
 from .process import KernelProcess, OutputHandler
 from .registration import BadRegistration, Registration, RegistrationSocket
 
-__all__ = ["LocalKernelManager", "launch_local"]
+__all__ = ["LocalKernelManager", "launch_local", "make_connection", "remove_connection"]
 
 logger = logging.getLogger("kernel_mgmt")
 
@@ -193,6 +193,43 @@ def _second_plan(plan: _Plan, error: LaunchError) -> _Plan | None:
     return None
 
 
+def make_connection(
+    request: LaunchRequest, *, runtime_dir: Path, transport: str = "ipc"
+) -> tuple[ConnectionInfo, Path]:
+    """Choose the endpoints of a kernel that is not a process of its own, and announce them.
+
+    Args:
+        request: what to launch. Its ``connection_info``, when given, says which endpoints and
+            key to use.
+        runtime_dir: where to put the connection file, normally Jupyter's runtime directory.
+        transport: ``ipc`` or ``tcp``; always ``tcp`` where there are no Unix sockets.
+
+    Returns:
+        The endpoints, whose directory is there and private, and the connection file.
+
+    Raises:
+        LaunchError: the endpoints are taken, or a file cannot be made; nothing was left behind.
+    """
+    _check_endpoints(request.connection_info)
+    with _file_errors_as_launch_errors():
+        info = request.connection_info or _fresh_connection_info(
+            request, transport if HAVE_IPC else "tcp", encrypted=False
+        )
+        connection_file = _write_file(runtime_dir, request, info.to_dict())
+    try:
+        if info.transport == "ipc":
+            _make_private(Path(info.ip).parent)
+    except BaseException:
+        remove_connection(connection_file, info)
+        raise
+    return info, connection_file
+
+
+def remove_connection(connection_file: Path, info: ConnectionInfo) -> None:
+    """Remove what :func:`make_connection` made; safe to call twice."""
+    _remove_files(connection_file, info)
+
+
 async def _launch_once(plan: _Plan) -> Launched:
     with _file_errors_as_launch_errors():
         info = plan.request.connection_info or _fresh_connection_info(
@@ -209,8 +246,12 @@ async def _launch_with(
     plan: _Plan, info: ConnectionInfo, registrar: RegistrationSocket | None
 ) -> Launched:
     request = plan.request
+    content = info.to_dict()
+    if registrar is not None:
+        content = registrar.file_content(port_as_text=plan.port_as_text)
     # The file first: it names the directory, so that neither is ever unfindable.
-    connection_file = _write_file(plan, info, registrar)
+    with _file_errors_as_launch_errors():
+        connection_file = _write_file(plan.runtime_dir, request, content)
     manager: LocalKernelManager | None = None
     try:
         if info.transport == "ipc":
@@ -240,14 +281,10 @@ async def _launch_with(
     return Launched(info, manager)
 
 
-def _write_file(plan: _Plan, info: ConnectionInfo, registrar: RegistrationSocket | None) -> Path:
-    """Write the file that the kernel reads: a connection file, or a registration file."""
-    content = info.to_dict()
-    if registrar is not None:
-        content = registrar.file_content(port_as_text=plan.port_as_text)
-    with _file_errors_as_launch_errors():
-        plan.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return write_private(plan.runtime_dir / f"kernel-{plan.request.kernel_id}.json", content)
+def _write_file(runtime_dir: Path, request: LaunchRequest, content: Mapping[str, Any]) -> Path:
+    """Write the file by which the kernel or its clients find its sockets."""
+    runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return write_private(runtime_dir / f"kernel-{request.kernel_id}.json", content)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The provider ``native``: an IPython kernel in the environment of this very interpreter.
 
-Its one kernel type, ``native/python3``, needs no kernelspec: what this process can import, the
-kernel can import too.
+Its kernel types need no kernelspec. ``native/python3`` is a process of its own, and what this
+process can import, the kernel can import too; ``native/inprocess`` is a thread of this process.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from jupyter_core.paths import jupyter_runtime_dir
 from kernel_mgmt import KernelProblem, KernelType, Launched, LaunchError, LaunchRequest, hookimpl
 from kernel_mgmt.local import launch_local
 
+from .inprocess import launch_in_process, why_not_in_process
+
 __all__ = ["kernel_mgmt_find_kernels", "kernel_mgmt_launch_kernel"]
 
 _LAUNCH_PARAMS = ("transport", "encryption", "extra_arguments")
@@ -25,22 +27,38 @@ _LAUNCH_PARAMS = ("transport", "encryption", "extra_arguments")
 
 @hookimpl
 def kernel_mgmt_find_kernels() -> list[KernelType | KernelProblem]:
-    """Give ``native/python3``, or why there is none."""
+    """Give ``native/python3`` and ``native/inprocess``, or why they cannot be offered."""
     # Looked for, not imported: that would take a second.
     ipykernel = importlib.util.find_spec("ipykernel")
     if ipykernel is None or ipykernel.origin is None:
         missing = f"ipykernel is not installed for {sys.executable}: pip install ipykernel."
-        return [KernelProblem("python3", missing)]
+        return [KernelProblem("python3", missing), KernelProblem("inprocess", missing)]
+    resources = Path(ipykernel.origin).parent / "resources"
     return [
         KernelType(
             "python3",
             display_name=f"Python {sys.version_info[0]}.{sys.version_info[1]} (this environment)",
             language="python",
             interrupt_mode="signal",
-            resource_dir=Path(ipykernel.origin).parent / "resources",
+            resource_dir=resources,
             metadata=_metadata(),
-        )
+        ),
+        _in_process_type(resources),
     ]
+
+
+def _in_process_type(resources: Path) -> KernelType | KernelProblem:
+    reason = why_not_in_process()
+    if reason:
+        return KernelProblem("inprocess", reason)
+    return KernelType(
+        "inprocess",
+        display_name=f"Python {sys.version_info[0]}.{sys.version_info[1]} (inside this process)",
+        language="python",
+        # A signal would reach the application, and clients in other processes have none to send.
+        interrupt_mode="message",
+        resource_dir=resources,
+    )
 
 
 def _metadata() -> dict[str, Any]:
@@ -57,9 +75,9 @@ def _metadata() -> dict[str, Any]:
 
 @hookimpl
 def kernel_mgmt_launch_kernel(request: LaunchRequest) -> Awaitable[Launched]:
-    """Launch ipykernel with this interpreter.
+    """Launch ipykernel, as a process of this interpreter or as a thread of this process.
 
-    ``request.launch_params`` may have:
+    ``request.launch_params`` of ``native/python3`` may have:
 
     - ``transport``: ``"ipc"`` (the default) for Unix sockets in a private directory, or ``"tcp"``
       for the loopback interface; where there are no Unix sockets it is always TCP.
@@ -71,6 +89,8 @@ def kernel_mgmt_launch_kernel(request: LaunchRequest) -> Awaitable[Launched]:
         LaunchError: a parameter is wrong (phase ``resolve``), or the kernel could not be started
             (phase ``start``).
     """
+    if request.kernel_type.name == "inprocess":
+        return launch_in_process(request)
     return _launch(request)
 
 
