@@ -51,7 +51,9 @@ def test_markup_in_a_name_is_text(run: Run, gated: str) -> None:
 def test_a_name_cannot_command_the_terminal(run: Run, write_spec: WriteSpec) -> None:
     """Line breaks and escape sequences in a display name do nothing."""
     write_spec("evil", ["evil"], display_name="one\ntwo\x1b[2J", language="lua")
-    assert "spec/evil        lua        one two\N{REPLACEMENT CHARACTER}[2J\n" in run("list").stdout
+    assert (
+        "spec/evil          lua        one two\N{REPLACEMENT CHARACTER}[2J\n" in run("list").stdout
+    )
 
 
 @pytest.mark.parametrize("columns", [30, 100])

@@ -12,7 +12,7 @@ def test_providers_are_a_table(run: Run, echo: str) -> None:
     result = run("providers")
     header, *rows = [line.split() for line in result.stdout.splitlines()]
     assert header == ["id", "distribution", "kernels"]
-    assert ["native", "kernel-mgmt-native", "0.1.0", "1"] in rows
+    assert ["native", "kernel-mgmt-native", "0.1.0", "2"] in rows
     assert any(row[:3] == ["spec", "kernel-mgmt-kernelspec", "0.1.0"] for row in rows)
     assert (result.returncode, result.stderr) == (0, "")
 

@@ -7,6 +7,7 @@ import builtins
 import contextlib
 import gc
 import getpass
+import io
 import os
 import re
 import signal
@@ -308,6 +309,22 @@ def test_an_application_s_own_output_is_its_own() -> None:
     assert done.stderr.splitlines() == ["its error 0", "its error 1"]
 
 
+def test_an_application_may_redirect_its_output_meanwhile(finder: KernelFinder) -> None:
+    """It gets its own output in its own place, the client that of the cells, also afterwards."""
+    found = sys.stdout
+    with run_kernel_blocking(TYPE, finder=finder) as client:
+        for n in range(3):
+            with contextlib.redirect_stdout(io.StringIO()) as redirected:
+                outputs: list[Message] = []
+                client.execute_interactive(f"print('cell {n}')", output_hook=outputs.append)
+                print("application", n)
+            assert redirected.getvalue() == f"application {n}\n"
+            client.execute_interactive("print('after')", output_hook=outputs.append)
+            texts = [m.content["text"] for m in outputs if m.msg_type == "stream"]
+            assert texts == [f"cell {n}\n", "after\n"]
+    assert sys.stdout is found
+
+
 def test_an_application_may_end_with_its_kernel_running() -> None:
     """The kernel keeps no process from ending, not even in a cell, and leaves no files."""
     code = """
@@ -459,8 +476,8 @@ async def end_by_signal(client: KernelClient, manager: KernelManager) -> None:
 
 
 async def end_by_kill(client: KernelClient, manager: KernelManager) -> None:
-    """Kill it in a cell that catches all that is raised in it."""
-    stubborn = "while True:\n  try:\n    while True: pass\n  except BaseException: pass"
+    """Kill it in a cell that catches what is raised in it, and goes on."""
+    stubborn = "try:\n    while True: pass\nexcept BaseException: pass\nwhile True: pass"
     request = client.execute(f"print('begun')\n{stubborn}")
     await begun(request)
     await manager.kill()
@@ -651,20 +668,26 @@ def test_an_older_ipykernel_is_named(
 
 def failing(*args: Any, **kwargs: Any) -> Any:
     """Stand in for something that fails."""
-    raise OSError("no more of those")
+    raise RuntimeError("no more of those")
 
 
 @pytest.mark.parametrize(
-    "broken", ["ipykernel.iostream.IOPubThread", "ipykernel.zmqshell.ZMQInteractiveShell.__init__"]
+    "broken",
+    [
+        "threading.Thread.start",
+        "ipykernel.iostream.IOPubThread",
+        "ipykernel.zmqshell.ZMQInteractiveShell.__init__",
+    ],
 )
 async def test_a_kernel_that_cannot_start_leaves_nothing(
     finder: KernelFinder, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     """Wherever its start fails, the error says why, and all is as before."""
     before = process_state()
+    kernel_type = finder.get(TYPE)
     monkeypatch.setattr(broken, failing)
-    with pytest.raises(LaunchError, match="OSError: no more of those") as caught:
-        await finder.launch(TYPE)
+    with pytest.raises(LaunchError, match="RuntimeError: no more of those") as caught:
+        await finder.launch(kernel_type)
     assert caught.value.phase == "start"
     assert list(RUNTIME_DIR.iterdir()) == []
     assert list(ROOT.glob("km-*")) == []

@@ -17,6 +17,7 @@ from typing import Any
 
 from jupyter_core.paths import jupyter_runtime_dir
 from kernel_mgmt import (
+    ConnectionInfo,
     ExitStatus,
     KernelManager,
     KernelMgmtError,
@@ -75,16 +76,23 @@ async def launch_in_process(request: LaunchRequest) -> Launched:
         thread.start()
         await asyncio.wrap_future(thread.started)
     except Exception as error:
-        await finish(manager.cleanup())
+        await finish(_give_up(manager, thread))
         raise LaunchError(
             f"The kernel's thread could not start: {type(error).__name__}: {error}.",
             phase="start",
             advice="See whether ipykernel works here: python -m ipykernel_launcher --version.",
         ) from error
     except BaseException:
-        await finish(manager.cleanup())
+        await finish(_give_up(manager, thread))
         raise
     return Launched(info, manager)
+
+
+async def _give_up(manager: InProcessKernelManager, thread: KernelThread) -> None:
+    """End a launch: its thread may be in the middle of an import, and is waited for."""
+    thread.request_stop("its launch was given up")
+    await manager.wait()
+    await manager.cleanup()
 
 
 def _read_params(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,7 +148,7 @@ class InProcessKernelManager(KernelManager):
         kernel_id: str,
         thread: KernelThread,
         connection_file: Path,
-        connection_info: Any,
+        connection_info: ConnectionInfo,
     ) -> None:
         self.kernel_id = kernel_id
         self.connection_file = connection_file

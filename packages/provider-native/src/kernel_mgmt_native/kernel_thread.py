@@ -53,8 +53,16 @@ class KernelThread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the thread.
+
+        Raises:
+            RuntimeError: the system has no more threads.
+        """
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self.ended.set_result(ExitStatus(reason="it could not start"))
+            raise
 
     # -- for any thread --------------------------------------------------------------------
 

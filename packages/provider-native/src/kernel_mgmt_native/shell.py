@@ -84,11 +84,9 @@ class GuestShell(ZMQInteractiveShell):
 
     def init_user_ns(self) -> None:
         """Add what IPython has for its users, but never over a name of the application."""
-        opener = self.user_ns.get("open")
         with self._names_kept():
             super().init_user_ns()
             self.user_ns["display"] = self.user_ns_hidden["display"] = display
-        if opener is None:
             # IPython's own refuses descriptors 0, 1 and 2, which the application may well mean.
             self.user_ns.pop("open", None)
 
