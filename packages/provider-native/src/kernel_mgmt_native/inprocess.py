@@ -36,6 +36,8 @@ __all__ = ["InProcessKernelManager", "launch_in_process", "why_not_in_process"]
 _OLDEST_IPYKERNEL = (7, 4)
 #: How long a thread may take to end when it is killed, in seconds.
 _KILL_PATIENCE = 2.0
+#: How long it may take when the process ends, in seconds.
+_EXIT_PATIENCE = 1.0
 #: How often it is told so meanwhile, in seconds: a cell may catch what is raised in it.
 _KILL_INTERVAL = 0.05
 
@@ -154,8 +156,7 @@ class InProcessKernelManager(KernelManager):
         self.connection_file = connection_file
         self._connection_info = connection_info
         self._thread = thread
-        # A process may end with its kernels running.
-        atexit.register(self._remove_files)
+        atexit.register(self._at_exit)
 
     def __repr__(self) -> str:
         state = "alive" if self._thread.alive else str(self._thread.ended.result())
@@ -230,6 +231,17 @@ class InProcessKernelManager(KernelManager):
         finally:
             self._remove_files()
 
+    def _at_exit(self) -> None:
+        """End with the process, if that is quick: else the thread just stops where it is."""
+        self._thread.request_stop("its process ended")
+        self._thread.throw(SystemExit)
+        try:
+            self._thread.ended.result(_EXIT_PATIENCE)
+        except TimeoutError:
+            pass
+        self._remove_files()
+
     def _remove_files(self) -> None:
-        atexit.unregister(self._remove_files)
+        if not self._thread.alive:
+            atexit.unregister(self._at_exit)
         remove_connection(self.connection_file, self._connection_info)

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from kernel_mgmt import ConnectionInfo, ExitStatus
@@ -76,18 +76,14 @@ class KernelThread:
         if self._stop_reason is None:
             self._stop_reason = reason
         if self._loop is not None:
-            try:
+            with suppress(RuntimeError):  # closed: it has ended
                 self._loop.call_soon_threadsafe(self._loop.stop)
-            except RuntimeError:
-                pass  # closed: it has ended
 
     def throw(self, exception: type[BaseException]) -> None:
         """Raise an exception in the cell that runs; nothing happens when none does."""
         if self._gate is not None and self.alive:
-            try:
+            with suppress(RuntimeError):  # its loop is closed: it has ended
                 self._gate.throw(exception)
-            except RuntimeError:
-                pass  # closed: it has ended
 
     # -- in the thread ---------------------------------------------------------------------
 
@@ -114,7 +110,11 @@ class KernelThread:
         stack.callback(enter, None)
         with without_filters_of_ipython():
             kernel: Any = GuestKernel(
-                user_ns=self._user_ns, gate=gate, request_stop=self.request_stop, **channels
+                user_ns=self._user_ns,
+                gate=gate,
+                request_stop=self.request_stop,
+                stopping=lambda: self._stop_reason is not None,
+                **channels,
             )
         stack.callback(_flush, kernel)
         stack.callback(kernel.shell.close)
@@ -126,7 +126,9 @@ class KernelThread:
         self._gate, self._loop = gate, loop
         self.started.set_result(None)
         self._run_loop(loop)
-        return ExitStatus(code=0, reason=self._stop_reason or kernel.stop_reason)
+        if self._stop_reason is None:
+            self._stop_reason = kernel.stop_reason
+        return ExitStatus(code=0, reason=self._stop_reason)
 
     def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._stop_reason is None:
@@ -196,19 +198,24 @@ def _channels(info: ConnectionInfo) -> Iterator[dict[str, Any]]:
         iopub = stack.enter_context(_bound(context, info, "iopub", zmq.XPUB))
         iopub_thread = IOPubThread(iopub, session=session)
         iopub_thread.start()
+        # At the end of the process it would close sockets that a cell may be using.
+        atexit.unregister(iopub_thread.stop)
         stack.callback(_stop_iopub, iopub_thread)
-        control_thread = ControlThread(daemon=True)
-        stack.callback(_stop, control_thread)
         shell_channel_thread = ShellChannelThread(context, daemon=True)
-        stack.callback(_stop, shell_channel_thread)
-        shell_channel_thread.shell_stream = ZMQStream(shell, shell_channel_thread.io_loop)
+        shell_stream = ZMQStream(shell, shell_channel_thread.io_loop)
+        shell_channel_thread.shell_stream = shell_stream
+        stack.callback(_stop, shell_channel_thread, shell_stream)
+        # Ended before the other, which answers it.
+        control_thread = ControlThread(daemon=True)
+        control_stream = ZMQStream(control, control_thread.io_loop)
+        stack.callback(_stop, control_thread, control_stream)
         # A cell keeps neither heartbeats nor control messages waiting.
         echo = ZMQStream(heartbeat, control_thread.io_loop)
         echo.on_recv(echo.send_multipart)
         yield {
             "session": session,
-            "shell_stream": shell_channel_thread.shell_stream,
-            "control_stream": ZMQStream(control, control_thread.io_loop),
+            "shell_stream": shell_stream,
+            "control_stream": control_stream,
             "stdin_socket": stdin,
             "iopub_socket": iopub_thread.background_socket,
             "iopub_thread": iopub_thread,
@@ -237,28 +244,42 @@ def _bound(context: Any, info: ConnectionInfo, channel: str, kind: int) -> Itera
         socket.close()
 
 
-def _stop(thread: Any) -> None:
+def _stop(thread: Any, stream: Any) -> None:
     """End one of ipykernel's threads with an event loop, or one that was never started."""
     if thread.ident is None:
         thread.io_loop.close()
         return
+    _quieten(thread.io_loop, stream, patience=_TASKS_PATIENCE)
     thread.stop()
     thread.join()
 
 
-async def _end_other_tasks() -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
-
-
 def _stop_iopub(thread: Any) -> None:
-    # Its own stop leaves its task to the garbage collector, which complains.
-    ending = asyncio.run_coroutine_threadsafe(_end_other_tasks(), thread.io_loop.asyncio_loop)
-    ending.result(_TASKS_PATIENCE)
+    _quieten(thread.io_loop)
     thread.stop()
     thread.close()
-    # It is held for the end of the process otherwise, with all that it knows.
-    atexit.unregister(thread.stop)
+
+
+def _quieten(io_loop: Any, stream: Any = None, *, patience: float = 0) -> None:
+    """End the tasks of another thread's loop, which ipykernel leaves to the garbage collector.
+
+    Args:
+        io_loop: the loop.
+        stream: receives what makes further tasks.
+        patience: seconds that tasks may take before they are cancelled.
+    """
+
+    async def end_tasks() -> None:
+        if stream is not None:
+            stream.stop_on_recv()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        if tasks and patience:
+            await asyncio.wait(tasks, timeout=patience)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    ending = asyncio.run_coroutine_threadsafe(end_tasks(), io_loop.asyncio_loop)
+    with suppress(TimeoutError):
+        ending.result(2 * _TASKS_PATIENCE)

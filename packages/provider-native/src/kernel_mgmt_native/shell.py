@@ -148,6 +148,7 @@ class GuestKernel(IPythonKernel):
         user_ns: the namespace of the cells.
         gate: where cells are interrupted.
         request_stop: ends the kernel's thread; given a reason.
+        stopping: tells whether it is to end, so that no further cell may begin.
         **kwargs: what ipykernel's kernel takes: session, streams, sockets and threads.
     """
 
@@ -160,12 +161,14 @@ class GuestKernel(IPythonKernel):
         user_ns: dict[str, Any],
         gate: CellGate,
         request_stop: Callable[[str], None],
+        stopping: Callable[[], bool],
         **kwargs: Any,
     ) -> None:
         # Not IPythonKernel's own: that makes singletons, and a debugger.
         Kernel.__init__(self, user_ns=user_ns, **kwargs)
         self._gate = gate
         self._request_stop = request_stop
+        self._stopping = stopping
         self.stop_reason = ""
         self.stdout = OutStream(self.session, self.iopub_thread, "stdout", watchfd=False)
         self.stderr = OutStream(self.session, self.iopub_thread, "stderr", watchfd=False)
@@ -222,6 +225,9 @@ class GuestKernel(IPythonKernel):
         """Serve a shell message, which can be interrupted when it is the main shell's."""
         alone = subshell_id is None and not concurrent
         with self._gate.serving() if alone else nullcontext():
+            # Looked at behind the gate: who asks for the end and then throws misses no cell.
+            if self._stopping():
+                return
             refresh()
             await super().dispatch_shell(msg, subshell_id, concurrent=concurrent)
 
