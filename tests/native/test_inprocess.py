@@ -570,6 +570,24 @@ await asyncio.sleep(0)
     assert user_ns["ended"] == [True]
 
 
+async def test_a_thread_of_a_cell_does_not_hold_up_the_end(finder: KernelFinder) -> None:
+    """What a cell runs in a thread is not waited for."""
+    release = threading.Event()
+    user_ns = {"release": release}
+    params = {"user_ns": user_ns}
+    try:
+        async with run_kernel(TYPE, finder=finder, launch_params=params) as client:
+            code = "import asyncio\ntask = asyncio.create_task(asyncio.to_thread(release.wait, 60))\nawait asyncio.sleep(0.01)"
+            assert await printed(client, code) == ""
+            assert client.manager is not None
+            async with asyncio.timeout(20):
+                await client.shutdown()
+                await client.manager.wait()
+        assert not release.is_set()
+    finally:
+        release.set()
+
+
 async def test_a_task_that_exits_ends_nothing(client: KernelClient) -> None:
     """SystemExit in a task of a cell neither ends the kernel nor the process."""
     code = (

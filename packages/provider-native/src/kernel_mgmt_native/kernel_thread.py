@@ -161,8 +161,8 @@ def _cancel_tasks(loop: asyncio.AbstractEventLoop) -> None:
     try:
         if tasks:
             loop.run_until_complete(asyncio.wait(tasks, timeout=_TASKS_PATIENCE))
+        # The threads of its executor are not waited for: one may be busy for ever.
         loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
     except (KeyboardInterrupt, SystemExit, RuntimeError):
         logger.debug("A task of a cell disturbed the end of its kernel", exc_info=True)
 
