@@ -17,7 +17,7 @@ import sys
 import textwrap
 import threading
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +74,16 @@ async def run(client: Any, code: str, **options: Any) -> tuple[Message, list[Mes
     return reply, outputs
 
 
+def text_of(outputs: Iterable[Message]) -> str:
+    """What was printed; it may come in any number of messages."""
+    return "".join(m.content["text"] for m in outputs if m.msg_type == "stream")
+
+
 async def printed(client: Any, code: str) -> str:
     """What some code prints; it must succeed."""
     reply, outputs = await run(client, code)
     assert reply.content["status"] == "ok", reply.content
-    return "".join(m.content["text"] for m in outputs if m.msg_type == "stream")
+    return text_of(outputs)
 
 
 async def begun(request: Any) -> None:
@@ -189,8 +194,7 @@ async def test_several_at_once(finder: KernelFinder) -> None:
         )
     shells = set()
     for n, (_, outputs) in enumerate(answers):
-        text = "".join(m.content["text"] for m in outputs if m.msg_type == "stream")
-        assert text == f"{n}\n" * 5
+        assert text_of(outputs) == f"{n}\n" * 5
         shells |= {
             m.content["data"]["text/plain"] for m in outputs if m.msg_type == "execute_result"
         }
@@ -208,8 +212,87 @@ async def test_subshells(client: KernelClient) -> None:
         request = client.send(message)
         outputs = [m async for m in request]
         assert (await busy).content["status"] == "ok"
-    assert [m.content["text"] for m in outputs if m.msg_type == "stream"] == ["sub\n"]
+    assert text_of(outputs) == "sub\n"
     assert (await client.delete_subshell(subshell)).content["status"] == "ok"
+
+
+async def busy_subshell(client: KernelClient, code: str) -> tuple[str, Any]:
+    """Have a new subshell run some code that does not end; it gives its id and the request."""
+    subshell: str = (await client.create_subshell()).content["subshell_id"]
+    message = requests.execute_request(f"print('begun')\n{code}")
+    message.header["subshell_id"] = subshell
+    request = client.send(message)
+    await begun(request)
+    return subshell, request
+
+
+@pytest.mark.parametrize("how", ["terminate", "kill"])
+@pytest.mark.parametrize("code", ["while True: pass", "import asyncio\nawait asyncio.sleep(60)"])
+async def test_a_busy_subshell_ends_with_its_kernel(
+    finder: KernelFinder, how: str, code: str
+) -> None:
+    """Its cell is told to end as that of the main shell is."""
+    manager, client = await start_kernel(TYPE, finder=finder)
+    assert manager is not None
+    async with manager, client, asyncio.timeout(20):
+        await busy_subshell(client, code)
+        await getattr(manager, how)()
+        await manager.wait()
+    assert not [t for t in threading.enumerate() if t.name.startswith("subshell-")]
+
+
+async def test_an_interrupt_does_not_reach_a_subshell(client: KernelClient) -> None:
+    """It is the main shell's, as a signal is; the cell of the subshell runs on."""
+    async with asyncio.timeout(20):
+        _, request = await busy_subshell(
+            client, "import time\nwhile 'go' not in globals(): time.sleep(0.01)"
+        )
+        main = client.execute("print('main')\nwhile True: pass", stop_on_error=False)
+        await begun(main)
+        await client.interrupt()
+        assert (await main).content["ename"] == "KeyboardInterrupt"
+        await run(client, "go = True")
+        assert (await request).content["status"] == "ok"
+
+
+async def test_deleting_a_subshell_waits_for_its_cell(client: KernelClient) -> None:
+    """The cell is answered first, and meanwhile the kernel's heart beats."""
+    async with asyncio.timeout(20):
+        code = "import time\nwhile 'go' not in globals(): time.sleep(0.01)"
+        subshell, request = await busy_subshell(client, code)
+        deleting = asyncio.ensure_future(client.delete_subshell(subshell))
+        await run(client, "go = True")
+        assert (await request).content["status"] == "ok"
+        assert (await deleting).content["status"] == "ok"
+        assert (await client.delete_subshell(subshell)).content["status"] == "error"
+
+
+@pytest.mark.parametrize("where", ["main shell", "subshell", "deleted subshell"])
+async def test_requests_that_are_under_way_end_in_silence(
+    finder: KernelFinder, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A kernel that ends under a flood of requests leaves no task, and no word in the log."""
+    for pause in (0, 0.002, 0.01):
+        manager, client = await start_kernel(TYPE, finder=finder)
+        assert manager is not None
+        async with manager, client, asyncio.timeout(20):
+            subshell = None
+            if where != "main shell":
+                subshell = (await client.create_subshell()).content["subshell_id"]
+            for n in range(40):
+                code = "import asyncio\nawait asyncio.sleep(0.001)" if n % 2 else "1 + 1"
+                message = requests.execute_request(code)
+                if subshell is not None:
+                    message.header["subshell_id"] = subshell
+                client.send(message)
+            await asyncio.sleep(pause)  # the end comes at any point of it
+            if subshell is not None and where == "deleted subshell":
+                assert (await client.delete_subshell(subshell)).content["status"] == "ok"
+            await manager.terminate()
+            await manager.terminate()
+            await manager.wait()
+        gc.collect()  # where Python would complain of tasks that are pending
+    assert not [record for record in caplog.records if record.name == "asyncio"], caplog.text
 
 
 # --- the application is left alone ---------------------------------------------------------------
@@ -320,8 +403,7 @@ def test_an_application_may_redirect_its_output_meanwhile(finder: KernelFinder) 
                 print("application", n)
             assert redirected.getvalue() == f"application {n}\n"
             client.execute_interactive("print('after')", output_hook=outputs.append)
-            texts = [m.content["text"] for m in outputs if m.msg_type == "stream"]
-            assert texts == [f"cell {n}\n", "after\n"]
+            assert text_of(outputs) == f"cell {n}\nafter\n"
     assert sys.stdout is found
 
 
@@ -508,7 +590,10 @@ async def test_the_end_of_a_kernel(finder: KernelFinder, end: Any, reason: str) 
         assert manager.record() is None
 
 
-async def test_a_thread_that_does_not_listen_cannot_be_killed(finder: KernelFinder) -> None:
+@pytest.mark.parametrize("shell", ["main shell", "subshell"])
+async def test_a_thread_that_does_not_listen_cannot_be_killed(
+    finder: KernelFinder, shell: str
+) -> None:
     """The error says so, nobody can come in any more, and the thread ends when it can."""
     release = threading.Lock()
     release.acquire()
@@ -516,9 +601,11 @@ async def test_a_thread_that_does_not_listen_cannot_be_killed(finder: KernelFind
     manager, client = await start_kernel(TYPE, finder=finder, launch_params=params)
     assert manager is not None
     async with client:
-        request = client.execute("print('begun')\nrelease.acquire()")
         async with asyncio.timeout(20):
-            await begun(request)
+            if shell == "subshell":
+                await busy_subshell(client, "release.acquire()")
+            else:
+                await begun(client.execute("print('begun')\nrelease.acquire()"))
             with pytest.raises(KernelMgmtError, match="a thread can only be asked to end"):
                 await client.shutdown_or_terminate(timeout=0)
         assert await manager.is_alive()

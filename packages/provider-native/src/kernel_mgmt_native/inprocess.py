@@ -189,19 +189,20 @@ class InProcessKernelManager(KernelManager):
 
     async def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the cell that runs, if one does."""
-        self._thread.throw(KeyboardInterrupt)
+        self._thread.interrupt_cell()
 
     async def terminate(self) -> None:
-        """Ask the thread to end, and raise SystemExit in the cell that runs."""
+        """Ask the thread to end, and raise SystemExit in each cell that runs."""
         self._thread.request_stop("it was terminated")
-        self._thread.throw(SystemExit)
+        self._thread.end_cells()
 
     async def kill(self) -> None:
         """End the thread; returns when it is gone.
 
         Raises:
-            KernelMgmtError: its cell is in code that does not return to the interpreter. Nobody
-                can reach the kernel any more, and its thread ends as soon as that code returns.
+            KernelMgmtError: a cell, its own or a subshell's, is in code that does not return to
+                the interpreter. Nobody can reach the kernel any more, and its thread ends as soon
+                as that code returns.
         """
         self._thread.request_stop("it was killed")
         deadline = time.monotonic() + _KILL_PATIENCE
@@ -210,10 +211,10 @@ class InProcessKernelManager(KernelManager):
                 self._remove_files()
                 raise KernelMgmtError(
                     "The in-process kernel could not be killed: a thread can only be asked to end,"
-                    " and its cell is in code that does not listen; it ends when that code returns,"
+                    " and a cell is in code that does not listen; it ends when that code returns,"
                     " at the latest with this process."
                 )
-            self._thread.throw(SystemExit)
+            self._thread.end_cells()
             try:
                 async with asyncio.timeout(_KILL_INTERVAL):
                     await self.wait()
@@ -234,7 +235,7 @@ class InProcessKernelManager(KernelManager):
     def _at_exit(self) -> None:
         """End with the process, if that is quick: else the thread just stops where it is."""
         self._thread.request_stop("its process ended")
-        self._thread.throw(SystemExit)
+        self._thread.end_cells()
         try:
             self._thread.ended.result(_EXIT_PATIENCE)
         except TimeoutError:

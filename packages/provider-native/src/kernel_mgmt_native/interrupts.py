@@ -14,7 +14,7 @@ import threading
 import time
 import types
 from collections.abc import Coroutine, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 __all__ = ["CellGate"]
@@ -52,7 +52,10 @@ class CellGate:
     # -- for any thread --------------------------------------------------------------------
 
     def throw(self, exception: type[BaseException]) -> None:
-        """Raise an exception in the code of the cell that runs, if one does."""
+        """Raise an exception in the code of the cell that runs, if one does.
+
+        Nothing happens when none does, nor when the thread has ended.
+        """
         with self._throwers:
             # First the flag, then the look; the other side first closes, then looks at the flag.
             # So the gate cannot close between this look and what follows from it.
@@ -62,7 +65,8 @@ class CellGate:
                     _raise_in(self._thread, exception)
                 elif self._serving:
                     self._pending = exception
-                    self._loop.call_soon_threadsafe(self._wake)
+                    with suppress(RuntimeError):  # the loop is closed
+                        self._loop.call_soon_threadsafe(self._wake)
             finally:
                 self._throwing = False
 
@@ -81,12 +85,7 @@ class CellGate:
 
     @types.coroutine
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        """Run the code of a cell; while it awaits something the gate is closed.
-
-        A cell in another thread (a subshell's) runs without a gate.
-        """
-        if threading.get_ident() != self._thread:
-            return (yield from coroutine.__await__())
+        """Run the code of a cell; while it awaits something the gate is closed."""
         step: Any = coroutine.send
         value: Any = None
         try:

@@ -16,15 +16,13 @@ from typing import Any
 
 from kernel_mgmt import ConnectionInfo, ExitStatus
 
-from .interrupts import CellGate
+from .endings import TASKS_PATIENCE, end_tasks
 from .routing import enter, routed, without_filters_of_ipython
 
 __all__ = ["KernelThread"]
 
 logger = logging.getLogger("kernel_mgmt.native")
 
-#: How long tasks that cells left behind may take to end when they are cancelled, in seconds.
-_TASKS_PATIENCE = 1.0
 #: How long the last messages may take to reach their clients, in milliseconds.
 _LINGER = 1000
 
@@ -42,7 +40,8 @@ class KernelThread:
         self._info = info
         self._user_ns = user_ns
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._gate: CellGate | None = None
+        #: Has the gates of its cells.
+        self._kernel: Any = None
         self._stop_reason: str | None = None
         #: Done when the kernel listens. Neither of the two can be cancelled by who waits for it.
         self.started: Future[None] = Future()
@@ -79,11 +78,16 @@ class KernelThread:
             with suppress(RuntimeError):  # closed: it has ended
                 self._loop.call_soon_threadsafe(self._loop.stop)
 
-    def throw(self, exception: type[BaseException]) -> None:
-        """Raise an exception in the cell that runs; nothing happens when none does."""
-        if self._gate is not None and self.alive:
-            with suppress(RuntimeError):  # its loop is closed: it has ended
-                self._gate.throw(exception)
+    def interrupt_cell(self) -> None:
+        """Raise KeyboardInterrupt in the cell that runs; as a signal does, in no subshell's."""
+        if self._kernel is not None and self.alive:
+            self._kernel.main_gate.throw(KeyboardInterrupt)
+
+    def end_cells(self) -> None:
+        """Raise SystemExit in each cell that runs, also those of subshells."""
+        if self._kernel is not None and self.alive:
+            for gate in self._kernel.gates():
+                gate.throw(SystemExit)
 
     # -- in the thread ---------------------------------------------------------------------
 
@@ -104,26 +108,26 @@ class KernelThread:
             from .shell import GuestKernel
 
         loop = stack.enter_context(_event_loop())
-        gate = CellGate(loop)
         channels = stack.enter_context(_channels(self._info))
         stack.enter_context(routed())
         stack.callback(enter, None)
         with without_filters_of_ipython():
             kernel: Any = GuestKernel(
                 user_ns=self._user_ns,
-                gate=gate,
                 request_stop=self.request_stop,
                 stopping=lambda: self._stop_reason is not None,
                 **channels,
             )
         stack.callback(_flush, kernel)
         stack.callback(kernel.shell.close)
-        stack.callback(_cancel_tasks, loop)
         enter(kernel)
         kernel.start()
+        # The end of what cells do comes before that of all they use.
+        stack.callback(kernel.end_subshells)
+        stack.callback(_end_tasks_here, loop, kernel.shell_messages(None))
         channels["control_thread"].start()
         channels["shell_channel_thread"].start()
-        self._gate, self._loop = gate, loop
+        self._kernel, self._loop = kernel, loop
         self.started.set_result(None)
         self._run_loop(loop)
         if self._stop_reason is None:
@@ -154,17 +158,15 @@ def _event_loop() -> Iterator[asyncio.AbstractEventLoop]:
         io_loop.close()
 
 
-def _cancel_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    tasks = asyncio.all_tasks(loop)
-    for task in tasks:
-        task.cancel()
-    try:
-        if tasks:
-            loop.run_until_complete(asyncio.wait(tasks, timeout=_TASKS_PATIENCE))
-        # The threads of its executor are not waited for: one may be busy for ever.
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    except (KeyboardInterrupt, SystemExit, RuntimeError):
-        logger.debug("A task of a cell disturbed the end of its kernel", exc_info=True)
+def _end_tasks_here(loop: asyncio.AbstractEventLoop, stream: Any) -> None:
+    """End the tasks of a loop of this thread, which does not run now."""
+    ending = loop.create_task(end_tasks(stream))
+    while not ending.done():
+        try:
+            loop.run_until_complete(ending)
+        except (KeyboardInterrupt, SystemExit, RuntimeError):
+            # A task of a cell raised it, or somebody asked for the end once more.
+            logger.debug("The end of an in-process kernel was disturbed", exc_info=True)
 
 
 def _flush(kernel: Any) -> None:
@@ -249,37 +251,20 @@ def _stop(thread: Any, stream: Any) -> None:
     if thread.ident is None:
         thread.io_loop.close()
         return
-    _quieten(thread.io_loop, stream, patience=_TASKS_PATIENCE)
+    _end_tasks_there(thread.io_loop, stream, patience=TASKS_PATIENCE)
     thread.stop()
     thread.join()
 
 
 def _stop_iopub(thread: Any) -> None:
-    _quieten(thread.io_loop)
+    _end_tasks_there(thread.io_loop)
     thread.stop()
     thread.close()
 
 
-def _quieten(io_loop: Any, stream: Any = None, *, patience: float = 0) -> None:
-    """End the tasks of another thread's loop, which ipykernel leaves to the garbage collector.
-
-    Args:
-        io_loop: the loop.
-        stream: receives what makes further tasks.
-        patience: seconds that tasks may take before they are cancelled.
-    """
-
-    async def end_tasks() -> None:
-        if stream is not None:
-            stream.stop_on_recv()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        if tasks and patience:
-            await asyncio.wait(tasks, timeout=patience)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-
-    ending = asyncio.run_coroutine_threadsafe(end_tasks(), io_loop.asyncio_loop)
+def _end_tasks_there(io_loop: Any, stream: Any = None, *, patience: float = 0) -> None:
+    """End the tasks of a loop that runs in another thread, one that no cell can keep busy."""
+    coroutine = end_tasks(stream, patience=patience)
+    ending = asyncio.run_coroutine_threadsafe(coroutine, io_loop.asyncio_loop)
     with suppress(TimeoutError):
-        ending.result(2 * _TASKS_PATIENCE)
+        ending.result(patience + 2 * TASKS_PATIENCE)

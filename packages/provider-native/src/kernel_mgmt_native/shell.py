@@ -8,10 +8,14 @@ Importing this module imports IPython and ipykernel, which takes a while.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -27,10 +31,16 @@ from IPython.core.display_trap import DisplayTrap
 from IPython.display import display
 from traitlets.config import Config
 
+from .endings import TASKS_PATIENCE, end_tasks
 from .interrupts import CellGate
 from .routing import enter, refresh, routed_excepthook
 
 __all__ = ["GuestKernel"]
+
+#: How often a subshell that is to end is looked at, in seconds.
+_POLL_INTERVAL = 0.01
+#: The gate of each thread that runs cells.
+_here = threading.local()
 
 
 class _NoDisplayTrap(DisplayTrap):
@@ -46,8 +56,7 @@ class _NoDisplayTrap(DisplayTrap):
 class GuestShell(ZMQInteractiveShell):
     """An IPython shell that leaves the process as it is and works in a namespace it was given."""
 
-    def __init__(self, *, gate: CellGate, **kwargs: Any) -> None:
-        self._gate = gate
+    def __init__(self, **kwargs: Any) -> None:
         #: The names that the namespace had before; all others that IPython adds go at the end.
         self._names_before: frozenset[str] = frozenset()
         self._last_error: BaseException | None = None
@@ -103,7 +112,9 @@ class GuestShell(ZMQInteractiveShell):
 
     async def run_code(self, code_obj: Any, result: Any = None, *, async_: bool = False) -> Any:
         """Run some code of a cell, where it can be interrupted."""
-        return await self._gate.run(super().run_code(code_obj, result, async_=async_))
+        gate: CellGate | None = getattr(_here, "gate", None)
+        running = super().run_code(code_obj, result, async_=async_)
+        return await (running if gate is None else gate.run(running))
 
     def set_parent(self, parent: Any) -> None:
         """Let output belong to a request, also while the application has replaced sys.stdout."""
@@ -146,7 +157,6 @@ class GuestKernel(IPythonKernel):
 
     Args:
         user_ns: the namespace of the cells.
-        gate: where cells are interrupted.
         request_stop: ends the kernel's thread; given a reason.
         stopping: tells whether it is to end, so that no further cell may begin.
         **kwargs: what ipykernel's kernel takes: session, streams, sockets and threads.
@@ -159,21 +169,24 @@ class GuestKernel(IPythonKernel):
         self,
         *,
         user_ns: dict[str, Any],
-        gate: CellGate,
         request_stop: Callable[[str], None],
         stopping: Callable[[], bool],
         **kwargs: Any,
     ) -> None:
         # Not IPythonKernel's own: that makes singletons, and a debugger.
         Kernel.__init__(self, user_ns=user_ns, **kwargs)
-        self._gate = gate
+        #: Where the cells of the main shell are interrupted.
+        self.main_gate = CellGate(asyncio.get_event_loop())
+        #: With those of the subshells that were used.
+        self._gates: dict[str | None, CellGate] = {None: self.main_gate}
+        #: Done when the tasks of a subshell that is to end have ended.
+        self._endings: dict[str, Future[None]] = {}
         self._request_stop = request_stop
         self._stopping = stopping
         self.stop_reason = ""
         self.stdout = OutStream(self.session, self.iopub_thread, "stdout", watchfd=False)
         self.stderr = OutStream(self.session, self.iopub_thread, "stderr", watchfd=False)
         self.shell = GuestShell(
-            gate=gate,
             kernel=self,
             parent=self,
             user_ns=user_ns,
@@ -212,19 +225,61 @@ class GuestKernel(IPythonKernel):
             "supported_features": ["kernel subshells"],
         }
 
+    # -- shells, of which each has a thread ------------------------------------------------
+
+    def gates(self) -> list[CellGate]:
+        """Tell where the cells of all shells are reached."""
+        return list(self._gates.values())
+
+    def shell_messages(self, subshell_id: str | None) -> Any:
+        """Give the stream from which a shell receives."""
+        manager = self.shell_channel_thread.manager
+        return manager.get_shell_channel_to_subshell_pair(subshell_id).to_stream
+
+    def end_subshells(self) -> None:
+        """End what subshells do, so that they can be stopped; waits for their cells to return."""
+        for subshell_id in self.shell_channel_thread.manager.list_subshell():
+            ended = self._end_tasks_of(subshell_id, patience=0)
+            while not ended():
+                time.sleep(_POLL_INTERVAL)
+
+    def _end_tasks_of(self, subshell_id: str, *, patience: float) -> Callable[[], bool]:
+        """Have a subshell receive no more and end its tasks as soon as its cell has returned.
+
+        ipykernel, which stops its thread, would stop its loop in the midst of them. It must do so
+        itself: sockets of the thread that it does it in are closed along with that loop.
+
+        Returns:
+            Tells whether it is done.
+        """
+        stream = self.shell_messages(subshell_id)
+        loop = stream.io_loop.asyncio_loop
+        if subshell_id not in self._endings:
+            coroutine = end_tasks(stream, patience=patience)
+            try:
+                ending = asyncio.run_coroutine_threadsafe(coroutine, loop)
+            except RuntimeError:  # the loop is closed: one of its tasks raised SystemExit
+                coroutine.close()
+                return lambda: True
+            self._endings[subshell_id] = ending
+        ending = self._endings[subshell_id]
+        return lambda: ending.done() or loop.is_closed()
+
     # -- requests --------------------------------------------------------------------------
 
     async def shell_main(self, subshell_id: str | None, msg: Any) -> None:
         """Serve a shell message, here or in the thread of a subshell."""
         enter(self)
+        if subshell_id not in self._gates:
+            self._gates[subshell_id] = CellGate(asyncio.get_running_loop())
+        _here.gate = self._gates[subshell_id]
         await super().shell_main(subshell_id, msg)
 
     async def dispatch_shell(
         self, msg: Any, /, subshell_id: str | None = None, *, concurrent: bool = False
     ) -> None:
-        """Serve a shell message, which can be interrupted when it is the main shell's."""
-        alone = subshell_id is None and not concurrent
-        with self._gate.serving() if alone else nullcontext():
+        """Serve a shell message; its cell can be reached, unless another's runs beside it."""
+        with nullcontext() if concurrent else self._gates[subshell_id].serving():
             # Looked at behind the gate: who asks for the end and then throws misses no cell.
             if self._stopping():
                 return
@@ -235,6 +290,17 @@ class GuestKernel(IPythonKernel):
         """Serve a control message, in the control thread."""
         enter(self)
         await super().process_control(msg)
+
+    async def delete_subshell_request(self, socket: Any, ident: Any, parent: Any) -> None:
+        """Delete a subshell when its cell has returned; heartbeats go on meanwhile."""
+        subshell_id = parent["content"].get("subshell_id")
+        with suppress(KeyError, TypeError):  # there is none: the answer says so
+            ended = self._end_tasks_of(subshell_id, patience=TASKS_PATIENCE)
+            while not ended():  # noqa: ASYNC110 - a loop that closes tells nobody
+                await asyncio.sleep(_POLL_INTERVAL)
+            self._gates.pop(subshell_id, None)
+            self._endings.pop(subshell_id, None)
+        await super().delete_subshell_request(socket, ident, parent)
 
     async def shutdown_request(self, stream: Any, ident: Any, parent: Any) -> None:
         """End the kernel; what else lives in the process is not touched, and no child of it."""
@@ -276,7 +342,7 @@ class GuestKernel(IPythonKernel):
 
     def _send_interrupt_children(self) -> None:
         """Answer an interrupt_request: the cell alone, not the process that SIGINT would hit."""
-        self._gate.throw(KeyboardInterrupt)
+        self.main_gate.throw(KeyboardInterrupt)
 
     # -- signals and input are the application's -------------------------------------------
 
