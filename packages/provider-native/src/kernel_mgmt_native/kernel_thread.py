@@ -40,7 +40,7 @@ class KernelThread:
         self._info = info
         self._user_ns = user_ns
         self._loop: asyncio.AbstractEventLoop | None = None
-        #: Has the gates of its cells.
+        #: Reaches its cells; only while it runs, for much hangs on it.
         self._kernel: Any = None
         self._stop_reason: str | None = None
         #: Done when the kernel listens. Neither of the two can be cancelled by who waits for it.
@@ -80,13 +80,13 @@ class KernelThread:
 
     def interrupt_cell(self) -> None:
         """Raise KeyboardInterrupt in the cell that runs; as a signal does, in no subshell's."""
-        if self._kernel is not None and self.alive:
-            self._kernel.main_gate.throw(KeyboardInterrupt)
+        if (kernel := self._kernel) is not None:
+            kernel.main_gate.throw(KeyboardInterrupt)
 
     def end_cells(self) -> None:
         """Raise SystemExit in each cell that runs, also those of subshells."""
-        if self._kernel is not None and self.alive:
-            for gate in self._kernel.gates():
+        if (kernel := self._kernel) is not None:
+            for gate in kernel.gates():
                 gate.throw(SystemExit)
 
     # -- in the thread ---------------------------------------------------------------------
@@ -100,6 +100,7 @@ class KernelThread:
             status = ExitStatus(code=1, reason=f"{type(error).__name__}: {error}")
             if not self.started.done():
                 self.started.set_exception(error)
+        self._kernel = None
         self.ended.set_result(status)
 
     def _serve(self, stack: ExitStack) -> ExitStatus:

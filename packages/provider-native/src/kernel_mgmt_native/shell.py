@@ -239,9 +239,10 @@ class GuestKernel(IPythonKernel):
     def end_subshells(self) -> None:
         """End what subshells do, so that they can be stopped; waits for their cells to return."""
         for subshell_id in self.shell_channel_thread.manager.list_subshell():
-            ended = self._end_tasks_of(subshell_id, patience=0)
-            while not ended():
-                time.sleep(_POLL_INTERVAL)
+            with suppress(KeyError):  # deleted just now
+                ended = self._end_tasks_of(subshell_id, patience=0)
+                while not ended():
+                    time.sleep(_POLL_INTERVAL)
 
     def _end_tasks_of(self, subshell_id: str, *, patience: float) -> Callable[[], bool]:
         """Have a subshell receive no more and end its tasks as soon as its cell has returned.
@@ -299,7 +300,6 @@ class GuestKernel(IPythonKernel):
             while not ended():  # noqa: ASYNC110 - a loop that closes tells nobody
                 await asyncio.sleep(_POLL_INTERVAL)
             self._gates.pop(subshell_id, None)
-            self._endings.pop(subshell_id, None)
         await super().delete_subshell_request(socket, ident, parent)
 
     async def shutdown_request(self, stream: Any, ident: Any, parent: Any) -> None:
