@@ -12,6 +12,7 @@ from kernel_mgmt import (
     KernelClient,
     KernelFinder,
     KernelManager,
+    KernelRestarter,
     Message,
     Session,
     start_kernel,
@@ -59,6 +60,36 @@ class Ours:
             await asyncio.gather(*(client.shutdown_or_terminate() for client in clients))
             for client in clients:
                 client.close()
+
+    def launch_in_process(self) -> float:
+        """Launch a kernel in a thread of this process; seconds until it is ready."""
+        return self._runner.run(self._launch_in_process())
+
+    async def _launch_in_process(self) -> float:
+        started = time.perf_counter()
+        finder = KernelFinder.from_entrypoints()
+        _, client = await start_kernel("native/inprocess", finder=finder)
+        async with client:
+            seconds = time.perf_counter() - started
+            await client.shutdown_or_terminate()
+        return seconds
+
+    def restart(self) -> float:
+        """Restart an ipykernel by hand; seconds until the new one is ready."""
+        return self._runner.run(self._restart())
+
+    async def _restart(self) -> float:
+        finder = KernelFinder.from_entrypoints()
+        manager, client = await start_kernel("native/python3", finder=finder)
+        async with client:
+            restarter = KernelRestarter(finder, "native/python3", manager, client.connection_info)
+            async with restarter:
+                restarter.follow(client)
+                started = time.perf_counter()
+                await restarter.restart()
+                seconds = time.perf_counter() - started
+            await client.shutdown_or_terminate()
+        return seconds
 
     def attach(self, info: dict[str, Any], count: int) -> list[float]:
         """Attach to a live kernel several times."""

@@ -225,6 +225,49 @@ def encryption(stage: Stage, plan: Plan) -> list[Row]:
     return rows
 
 
+def restart(stage: Stage, plan: Plan) -> list[Row]:
+    """Restart a kernel by hand, beside launching one."""
+    with stage.workers(("ours",)) as workers:
+        worker = workers["ours"]
+        tasks = {
+            "launch": lambda: worker.call("launch", 1),
+            "restart": lambda: worker.call("restart"),
+        }
+        interleave(1, tasks)
+        times = _medians(interleave(plan.launches, tasks, pause=_SETTLE), _MS)
+    target = Target("≤", 1.05, of="launch")
+    what = "restart → ready, native/python3"
+    return [Row(what, "ms", times["restart"], times["launch"], target=target)]
+
+
+def inprocess(stage: Stage, plan: Plan) -> list[Row]:
+    """Launch a kernel inside a process that has none yet, and once more, beside launching one."""
+    times: dict[str, list[float]] = {"launch": [], "first": [], "again": []}
+    for number in range(plan.launches + 1):
+        with stage.workers(("ours",)) as workers:
+            worker = workers["ours"]
+            round_ = {
+                "first": worker.call("launch_in_process"),
+                "again": worker.call("launch_in_process"),
+                "launch": worker.call("launch", 1),
+            }
+        if number:  # the round before the first has warmed up the disk
+            for name, seconds in round_.items():
+                times[name].append(seconds)
+    medians = _medians(times, _MS)
+    target = Target("≤", 0.5, of="launch")
+    return [
+        Row(
+            f"launch → ready, native/inprocess, {name}",
+            "ms",
+            medians[which],
+            medians["launch"],
+            target=target,
+        )
+        for which, name in (("first", "first of its process"), ("again", "a later one"))
+    ]
+
+
 #: By the names of ``--only``, in the order of the table.
 GROUPS: dict[str, Callable[[Stage, Plan], list[Row]]] = {
     function.__name__: function
@@ -239,6 +282,8 @@ GROUPS: dict[str, Callable[[Stage, Plan], list[Row]]] = {
         imports,
         crowd,
         encryption,
+        restart,
+        inprocess,
     )
 }
 
