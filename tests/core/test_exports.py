@@ -141,6 +141,7 @@ TRAVELS = [
     "process",
     "background",
     "launch",
+    "endpoints",
     "local",
     "encryption",
     "registration",

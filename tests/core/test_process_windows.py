@@ -12,7 +12,14 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from kernel_mgmt import ExitStatus, KernelFinder, LaunchError, local, run_kernel
+from kernel_mgmt import (
+    ConnectionInfo,
+    ExitStatus,
+    KernelFinder,
+    LaunchError,
+    endpoints,
+    run_kernel,
+)
 from kernel_mgmt.process import KernelProcess, kernel_process
 from kernel_mgmt.process.watch import ThreadWatch
 from waiting import eventually
@@ -30,7 +37,7 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> FakeWindows:
     fake = FakeWindows(monkeypatch)
     monkeypatch.setattr(kernel_process, "Group", fake.module.WindowsGroup)
     monkeypatch.setattr(kernel_process, "Watch", ThreadWatch)
-    monkeypatch.setattr(local, "HAVE_IPC", False)
+    monkeypatch.setattr(endpoints, "_HAVE_IPC", False)
     return fake
 
 
@@ -187,7 +194,7 @@ async def test_ipc_is_refused_before_anything_runs(
     windows: FakeWindows, finder: KernelFinder, tmp_path: Path
 ) -> None:
     """Endpoints that a system without Unix sockets cannot have are a clear error."""
-    info = local.ConnectionInfo.for_ipc(tmp_path)
+    info = ConnectionInfo.for_ipc(tmp_path)
     with pytest.raises(LaunchError, match="this system has no Unix sockets"):
         await finder.launch("echo/echo", connection_info=info)
     assert not windows.started

@@ -97,6 +97,11 @@ class ProviderError(KernelMgmtError):
         self.distributions = tuple(distributions)
 
 
+def one_line(error: BaseException) -> str:
+    """Give an error's text in one line, without a full stop, to be part of a sentence."""
+    return " ".join(str(error).split()).rstrip(".")
+
+
 def _with_log_tail(message: str, log_tail: str) -> str:
     tail = log_tail.strip("\n")
     if not tail:

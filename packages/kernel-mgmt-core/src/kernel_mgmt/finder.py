@@ -24,6 +24,7 @@ from .errors import (
     NoSuchKernel,
     NoSuchProvider,
     ProviderError,
+    one_line,
 )
 from .hookspecs import PROJECT_NAME
 from .launch import (
@@ -380,7 +381,7 @@ def _items(provider: Provider) -> Iterator[object]:
 
 def _told(error: BaseException) -> str:
     """Give an error in one line, without a full stop."""
-    text = " ".join(str(error).split()).rstrip(".")
+    text = one_line(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

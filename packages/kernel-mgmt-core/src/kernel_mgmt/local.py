@@ -11,28 +11,33 @@ import asyncio
 import logging
 import os
 import re
-import secrets
-import shutil
-import socket
-import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable
 
 from .background import finish
-from .connection import CHANNELS, SUN_PATH_MAX, ConnectionInfo, write_private
-from .encryption import check_encrypted, new_curve_keys, wants_encryption
-from .errors import ConnectionFileError, LaunchError
+from .connection import CHANNELS, ConnectionInfo
+from .encryption import check_encrypted, wants_encryption
+from .endpoints import (
+    accepts,
+    announce,
+    check_endpoints,
+    choose_endpoints,
+    connect,
+    file_errors_as_launch_errors,
+    remove_connection,
+    transport_for,
+)
+from .errors import LaunchError, one_line
 from .launch import Launched, LaunchRequest
 from .manager import ExitStatus, KernelManager
 from .process import KernelProcess, OutputHandler
 from .registration import BadRegistration, Registration, RegistrationSocket
 
-__all__ = ["LocalKernelManager", "launch_local", "make_connection", "remove_connection"]
+__all__ = ["LocalKernelManager", "launch_local"]
 
 logger = logging.getLogger("kernel_mgmt")
 
@@ -40,12 +45,6 @@ _BIND_FAILURE = re.compile(r"EADDRINUSE|address (is )?(already )?in use", re.IGN
 
 #: How kernels based on xeus 6 refuse a registration file whose port is the number it should be.
 _WANTS_TEXT = re.compile(r"type must be string, but is number")
-
-#: The directories that this module names, and may remove, begin with this.
-_SOCKET_DIR_PREFIX = "km-"
-
-#: Unix sockets are there, with paths: not on Windows.
-HAVE_IPC = hasattr(socket, "AF_UNIX") and sys.platform != "win32"
 
 
 class LocalKernelManager(KernelManager):
@@ -95,7 +94,7 @@ class LocalKernelManager(KernelManager):
 
     async def cleanup(self) -> None:  # noqa: D102
         await self.kill()
-        _remove_files(self.connection_file, self._connection_info)
+        remove_connection(self.connection_file, self._connection_info)
 
     async def log_tail(self, lines: int = 50) -> str:  # noqa: D102
         return self._process.log_tail(lines)
@@ -157,11 +156,11 @@ async def launch_local(
             encrypt as it should.
     """
     given = request.connection_info
-    transport = given.transport if given else transport if HAVE_IPC else "tcp"
+    transport = transport_for(request, transport)
     encrypted = wants_encryption(encryption, request.kernel_type, transport, given)
     request.progress("start", f"Starting {request.kernel_type.display_name or 'the kernel'}")
     _check_cwd(request.cwd)
-    _check_endpoints(given)
+    check_endpoints(given)
     plan = _Plan(
         request,
         make_argv,
@@ -193,48 +192,8 @@ def _second_plan(plan: _Plan, error: LaunchError) -> _Plan | None:
     return None
 
 
-def make_connection(
-    request: LaunchRequest, *, runtime_dir: Path, transport: str = "ipc"
-) -> tuple[ConnectionInfo, Path]:
-    """Choose the endpoints of a kernel that is not a process of its own, and announce them.
-
-    Args:
-        request: what to launch. Its ``connection_info``, when given, says which endpoints and
-            key to use.
-        runtime_dir: where to put the connection file, normally Jupyter's runtime directory.
-        transport: ``ipc`` or ``tcp``; always ``tcp`` where there are no Unix sockets.
-
-    Returns:
-        The endpoints, whose directory is there and private, and the connection file.
-
-    Raises:
-        LaunchError: the endpoints are taken, or a file cannot be made; nothing was left behind.
-    """
-    _check_endpoints(request.connection_info)
-    with _file_errors_as_launch_errors():
-        info = request.connection_info or _fresh_connection_info(
-            request, transport if HAVE_IPC else "tcp", encrypted=False
-        )
-        connection_file = _write_file(runtime_dir, request, info.to_dict())
-    try:
-        if info.transport == "ipc":
-            _make_private(Path(info.ip).parent)
-    except BaseException:
-        remove_connection(connection_file, info)
-        raise
-    return info, connection_file
-
-
-def remove_connection(connection_file: Path, info: ConnectionInfo) -> None:
-    """Remove what :func:`make_connection` made; safe to call twice."""
-    _remove_files(connection_file, info)
-
-
 async def _launch_once(plan: _Plan) -> Launched:
-    with _file_errors_as_launch_errors():
-        info = plan.request.connection_info or _fresh_connection_info(
-            plan.request, plan.transport, encrypted=plan.encrypted
-        )
+    info = choose_endpoints(plan.request, plan.transport, encrypted=plan.encrypted)
     if not plan.handshake:
         return await _launch_with(plan, info, None)
     registration = Registration(plan.request.kernel_id, info)
@@ -246,16 +205,12 @@ async def _launch_with(
     plan: _Plan, info: ConnectionInfo, registrar: RegistrationSocket | None
 ) -> Launched:
     request = plan.request
-    content = info.to_dict()
+    content = None
     if registrar is not None:
         content = registrar.file_content(port_as_text=plan.port_as_text)
-    # The file first: it names the directory, so that neither is ever unfindable.
-    with _file_errors_as_launch_errors():
-        connection_file = _write_file(plan.runtime_dir, request, content)
+    connection_file = announce(info, plan.runtime_dir, request.kernel_id, content)
     manager: LocalKernelManager | None = None
     try:
-        if info.transport == "ipc":
-            _make_private(Path(info.ip).parent)
         if registrar is not None:
             registrar.listen()
         process = _spawn(plan.make_argv(connection_file), request.cwd, plan.environment)
@@ -264,92 +219,21 @@ async def _launch_with(
         )
         if registrar is not None:
             info = manager._connection_info = await _registered(registrar, process)
-            with _file_errors_as_launch_errors():
+            with file_errors_as_launch_errors():
                 # For other clients, who can use a connection file only.
                 info.write(connection_file, replace=True)
         await _accepting(info, process)
         if info.curve_publickey:
-            connected = _connect(info, "shell")
+            connected = connect(info, "shell")
             if connected is not None:
                 await check_encrypted(connected)
     except BaseException:
         if manager is None:
-            _remove_files(connection_file, info)
+            remove_connection(connection_file, info)
         else:
             await finish(manager.cleanup())
         raise
     return Launched(info, manager)
-
-
-def _write_file(runtime_dir: Path, request: LaunchRequest, content: Mapping[str, Any]) -> Path:
-    """Write the file by which the kernel or its clients find its sockets."""
-    runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return write_private(runtime_dir / f"kernel-{request.kernel_id}.json", content)
-
-
-@contextmanager
-def _file_errors_as_launch_errors() -> Iterator[None]:
-    try:
-        yield
-    except (ConnectionFileError, OSError) as error:
-        raise LaunchError(
-            _one_line(error), phase="start", advice="Check the directory's path, room and rights."
-        ) from error
-
-
-def _fresh_connection_info(
-    request: LaunchRequest, transport: str, *, encrypted: bool = False
-) -> ConnectionInfo:
-    common: dict[str, Any] = {
-        "kernel_name": request.kernel_type.name,
-        "interrupt_mode": request.kernel_type.interrupt_mode,
-        **(new_curve_keys() if encrypted else {}),
-    }
-    if transport == "ipc" and HAVE_IPC:
-        return ConnectionInfo.for_ipc(_new_socket_dir(), **common)
-    return ConnectionInfo.for_tcp(**common)
-
-
-def _new_socket_dir() -> Path:
-    """Name a directory that does not exist yet and is short enough for socket paths."""
-    name = f"{_SOCKET_DIR_PREFIX}{secrets.token_hex(4)}"
-    longest_file = len("/k-65535")  # a kernel may choose its numbers itself
-    for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108 - private below
-        if not base or not os.access(base, os.W_OK | os.X_OK):
-            continue
-        path = os.path.join(os.path.abspath(base), name)
-        if len(os.fsencode(path)) + longest_file <= SUN_PATH_MAX:
-            return Path(path)
-    raise ConnectionFileError(
-        f"No directory for the kernel's sockets: their paths may have {SUN_PATH_MAX} bytes, and "
-        f"{tempfile.gettempdir()!r} is too long or not writable; set TMPDIR to a shorter one."
-    )
-
-
-def _make_private(directory: Path) -> None:
-    """Make the socket directory; one that is there already must be ours alone."""
-    try:
-        directory.mkdir(mode=0o700)
-    except FileExistsError:
-        if not _is_private(directory):
-            raise LaunchError(
-                f"The socket directory {str(directory)!r} is not private to this user.",
-                phase="start",
-                advice="Use another connection_info, or remove the directory.",
-                endpoints_refused=True,
-            ) from None
-    except OSError as error:
-        raise LaunchError(
-            f"The socket directory {str(directory)!r} cannot be made: {error.strerror}.",
-            phase="start",
-        ) from error
-
-
-def _is_private(directory: Path) -> bool:
-    if sys.platform == "win32":
-        return False  # nor needed: there are no Unix sockets
-    status = directory.lstat()
-    return status.st_uid == os.geteuid() and not status.st_mode & 0o077
 
 
 def _check_cwd(cwd: Path | None) -> None:
@@ -367,37 +251,6 @@ def _check_cwd(cwd: Path | None) -> None:
         phase="start",
         advice="Create it, or pass another cwd.",
     )
-
-
-def _check_endpoints(info: ConnectionInfo | None) -> None:
-    """Refuse given endpoints that are incomplete, or another kernel's: we would take it for ours."""
-    if info is None:
-        return
-    try:
-        for channel in CHANNELS:
-            info.endpoint(channel)
-    except ConnectionFileError as error:
-        raise LaunchError(
-            _one_line(error) + ".",
-            phase="start",
-            advice="Pass another connection_info, or none.",
-            endpoints_refused=True,
-        ) from error
-    if info.transport == "ipc" and not HAVE_IPC:
-        raise LaunchError(
-            "The given connection_info has transport 'ipc', and this system has no Unix sockets.",
-            phase="start",
-            advice="Pass one with transport 'tcp', or none.",
-            endpoints_refused=True,
-        )
-    taken = [channel for channel in CHANNELS if _accepts(info, channel)]
-    if taken:
-        raise LaunchError(
-            f"Something accepts connections at the given endpoints of {', '.join(taken)} already.",
-            phase="start",
-            advice="End the kernel that uses them first, or pass another connection_info.",
-            endpoints_refused=True,
-        )
 
 
 def _environment(
@@ -435,7 +288,7 @@ def _spawn(argv: Sequence[str], cwd: Path | None, environment: Mapping[str, str]
         ) from error
     except (TypeError, ValueError) as error:
         raise LaunchError(
-            f"A process cannot be given this argv and env: {_one_line(error)}.",
+            f"A process cannot be given this argv and env: {one_line(error)}.",
             phase="start",
             advice="Both hold strings, without NUL.",
         ) from error
@@ -465,7 +318,7 @@ async def _accepting(info: ConnectionInfo, process: KernelProcess) -> None:
     """Wait until every channel accepts connections, or the process ends."""
     started = time.monotonic()
     for channel in CHANNELS:
-        while not _accepts(info, channel):
+        while not accepts(info, channel):
             _check_runs(process, "accepted connections")
             await _look_again(started)
 
@@ -487,66 +340,3 @@ def _check_runs(process: KernelProcess, goal: str) -> None:
 async def _look_again(started: float) -> None:
     # Looking costs the starting kernel its processor: at most 2 % of the wait.
     await asyncio.sleep(min(max((time.monotonic() - started) * 0.02, 0.002), 0.05))
-
-
-def _accepts(info: ConnectionInfo, channel: str) -> bool:
-    """Tell whether something listens at a channel's address, which is one of this machine."""
-    connected = _connect(info, channel)
-    if connected is not None:
-        connected.close()
-    return connected is not None
-
-
-def _connect(info: ConnectionInfo, channel: str) -> socket.socket | None:
-    """Connect to a channel without ZeroMQ; gives None when nothing listens there."""
-    address: str | tuple[str, int]
-    if info.transport == "ipc":
-        if sys.platform == "win32":
-            return None
-        family, address = socket.AF_UNIX, str(info.socket_path(channel))
-    else:
-        ip = _reachable(info.ip)
-        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-        address = (ip, getattr(info, f"{channel}_port"))
-    probe = socket.socket(family)
-    # One's own machine takes or refuses a connection at once. Not done by the event loop: to
-    # be cancelled in the middle would leave it with a descriptor that is closed.
-    probe.settimeout(0.01)
-    try:
-        probe.connect(address)
-        # A connection to a TCP port that nobody listens on can, rarely, meet itself.
-        if info.transport == "ipc" or probe.getsockname() != probe.getpeername():
-            return probe
-    except OSError:  # refused, or accepted by a kernel that ended in the same moment
-        pass
-    probe.close()
-    return None
-
-
-def _reachable(ip: str) -> str:
-    """Give the address to connect to for an address to bind."""
-    return {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "::": "::1"}.get(ip, ip)  # noqa: S104
-
-
-def _remove_files(connection_file: Path, info: ConnectionInfo) -> None:
-    _remove(connection_file.unlink)
-    if info.transport == "ipc":
-        for channel in CHANNELS:
-            _remove(info.socket_path(channel).unlink)
-        directory = Path(info.ip).parent
-        # A directory of somebody else's choice may hold what is not ours.
-        if directory.name.startswith(_SOCKET_DIR_PREFIX):
-            _remove(lambda: shutil.rmtree(directory))
-
-
-def _remove(remove: Callable[[], object]) -> None:
-    try:
-        remove()
-    except FileNotFoundError:
-        pass  # never made, or removed already
-    except OSError as error:
-        logger.warning("Left behind after a kernel: %s", error)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".")

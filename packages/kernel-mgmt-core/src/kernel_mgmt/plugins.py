@@ -14,7 +14,7 @@ from typing import Any
 import pluggy
 
 from . import hookspecs
-from .errors import ProviderError
+from .errors import ProviderError, one_line
 
 __all__ = ["Problem", "Provider", "load_providers", "wrap_plugins"]
 
@@ -76,7 +76,7 @@ class Provider:
             manager.register(plugin, name=provider_id)
             manager.check_pending()
         except pluggy.PluginValidationError as error:
-            raise self._error(f"its hooks do not fit: {_one_line(error)}") from error
+            raise self._error(f"its hooks do not fit: {one_line(error)}") from error
         implemented = {
             caller.name for caller in manager.get_hookcallers(manager.get_plugin(provider_id)) or ()
         }
@@ -147,7 +147,7 @@ def _make_provider(
     except ProviderError as error:
         message = str(error)
     except BaseException as error:  # noqa: BLE001 - whatever a stranger's module raises at import
-        what = f"{type(error).__name__}: {_one_line(error)}".removesuffix(": ")
+        what = f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
         message = f"It cannot be loaded: {what}. Install it again, with what it depends on."
     return Problem(provider_id, message, distribution)
 
@@ -170,7 +170,3 @@ def _distribution(entry: EntryPoint) -> str:
     metadata = entry.dist.metadata
     known = [metadata[key] for key in ("Name", "Version") if key in metadata]
     return " ".join(known) or entry.value
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".")

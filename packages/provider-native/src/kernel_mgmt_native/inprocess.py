@@ -26,7 +26,7 @@ from kernel_mgmt import (
     LaunchRequest,
 )
 from kernel_mgmt.background import finish
-from kernel_mgmt.local import make_connection, remove_connection
+from kernel_mgmt.endpoints import make_connection, remove_connection
 
 from .kernel_thread import KernelThread
 
