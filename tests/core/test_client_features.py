@@ -60,7 +60,7 @@ async def test_a_kernel_that_has_not_said_what_it_supports(client: KernelClient)
 @pytest.mark.parametrize("features", [None, "kernel subshells", {"kernel subshells": 1}])
 async def test_nonsense_is_no_support(client: KernelClient, features: Any) -> None:
     """A kernel_info reply whose supported_features are no list supports nothing."""
-    client.kernel_info_content = {**client.kernel_info_content, "supported_features": features}
+    client._dialect.info = {**client.kernel_info_content, "supported_features": features}
     with pytest.raises(UnsupportedFeature):
         client.list_subshell()
 

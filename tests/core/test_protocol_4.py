@@ -210,7 +210,7 @@ async def test_reconnect_to_another_version(old: KernelClient, finder: KernelFin
         await old.reconnect(new.connection_info, new.manager)
         assert (await old.wait_for_ready(10))["protocol_version"] == "5.5"
         assert (await old.is_complete("1")).content["status"] == "complete"
-        assert old._translate is None
+        assert old._dialect.translate is None
         await old.reconnect(first, first_manager)
         assert (await old.wait_for_ready(10))["protocol_version"] == "4.1"
         assert (await old.complete("stde")).content["matches"] == ["stderr"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -17,21 +16,21 @@ import zmq
 from .background import finish
 from .channels import Channel, Heartbeat
 from .connection import ConnectionInfo
+from .dialect import Dialect
 from .errors import (
     ClientClosed,
     KernelDied,
     KernelMgmtError,
     KernelRestarted,
     ProtocolError,
-    ReplyLost,
     RequestTimeout,
-    UnsupportedFeature,
 )
+from .handlers import HandlerCalls
 from .launch import Prompt, PromptHandler
+from .lost_replies import LostReplies
 from .manager import KernelManager
 from .output import print_output
-from .protocol import Buffer, JSONObject, Message, Session, adapt, requests
-from .protocol.adapter import NEW_IN_5, major_version
+from .protocol import Buffer, JSONObject, Message, Session, requests
 from .request import Request
 from .request_methods import RequestMethods
 
@@ -50,8 +49,6 @@ _BUSY_AFTER = 0.5
 #: How long a dead kernel must have been silent before its requests end, in seconds: what it sent
 #: last may still be on its way through the sockets.
 _LAST_WORDS = 0.05
-#: How long a reply may come after the idle status that should follow it, in seconds.
-_REPLY_PATIENCE = 1.0
 #: How long they may take at most where something else waits for them, in seconds.
 _LAST_WORDS_LIMIT = 1.0
 #: How long a kernel may take to end after SIGTERM, in seconds.
@@ -85,20 +82,13 @@ class KernelClient(RequestMethods[Request]):
         #: How many received messages were dropped because they were malformed, unsigned, forged
         #: or replayed.
         self.dropped_messages = 0
-        #: What the kernel has said of itself: content of its kernel_info reply; empty before.  After
-        #: ``reconnect`` it is that of the old kernel until the new one has answered.
-        self.kernel_info_content: JSONObject = {}
-        #: Whether that kernel speaks protocol 4.
-        self._speaks_4 = False
         self._handlers: dict[str, tuple[MessageHandler, ...]] = {}
         #: Requests without a reply, then those with one that somebody still holds.
         self._pending: dict[str, Request] = {}
         self._answered: WeakValueDictionary[str, Request] = WeakValueDictionary()
-        #: Ids of requests that the kernel has finished and not answered yet.
-        self._overdue: list[str] = []
-        self._overdue_timer: asyncio.TimerHandle | None = None
-        #: Coroutines of handlers and hooks under way.
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._dialect = Dialect(self._request)
+        self._lost_replies = LostReplies(self._pending, self._ask_kernel_info)
+        self._calls = HandlerCalls()
         self._closed = False
         #: Are awaited before this client ends its kernel: who would start it again must let it go.
         self._before_ending: list[Callable[[], Awaitable[object]]] = []
@@ -114,8 +104,7 @@ class KernelClient(RequestMethods[Request]):
         #: Whether this client has asked the kernel to end, and not to be started again.
         self.asked_to_end = False
         self._iopub_heard = asyncio.Event()
-        #: Gives what comes in as protocol 5; None once the kernel is known to speak that.
-        self._translate: Callable[[Message], Message] | None = self._in_version_5
+        self._dialect.unlearn()
         self._heartbeat: Heartbeat | None = None
         self._channels: dict[str, Channel] = {}
         self._death_watch: asyncio.Task[None] | None = None
@@ -168,10 +157,8 @@ class KernelClient(RequestMethods[Request]):
             return
         self._closed = True
         self._disconnect()
-        if self._overdue_timer is not None:
-            self._overdue_timer.cancel()
-        for task in self._tasks:
-            task.cancel()
+        self._lost_replies.close()
+        self._calls.cancel()
         self._fail_requests(
             ClientClosed("The client was closed before the kernel answered; make a new client.")
         )
@@ -240,6 +227,14 @@ class KernelClient(RequestMethods[Request]):
             raise self._gone
 
     @property
+    def kernel_info_content(self) -> JSONObject:
+        """What the kernel has said of itself: content of its kernel_info reply; empty before.
+
+        After ``reconnect`` it is that of the old kernel until the new one has answered.
+        """
+        return self._dialect.info
+
+    @property
     def responsive(self) -> bool:
         """Whether the kernel answers heartbeats, which begin when this is first asked.
 
@@ -266,7 +261,7 @@ class KernelClient(RequestMethods[Request]):
         """
         try:
             async with asyncio.timeout(timeout):
-                self.kernel_info_content = await self._become_ready()
+                self._dialect.info = await self._become_ready()
         except TimeoutError:
             raise await self._not_ready(timeout or 0) from None
         return self.kernel_info_content
@@ -286,7 +281,7 @@ class KernelClient(RequestMethods[Request]):
             while not await self._hears_iopub(pause):
                 probes.append(
                     self.execute("", silent=True)
-                    if self._speaks_4
+                    if self._dialect.is_4
                     else self.kernel_info(channel=probes[-1].channel)
                 )
                 pause = min(pause * 2, 1)
@@ -402,11 +397,15 @@ class KernelClient(RequestMethods[Request]):
 
     def _prepare(self, message: Message, channel: str) -> tuple[Request, Sequence[Buffer]]:
         """Make and sign a request; may be called from any thread."""
-        frames = self.session.serialize(message)
-        if self._speaks_4:
-            frames = self.session.serialize(self._in_version_4(message))
+        frames = self._frames_of(message)
         has_reply = not message.msg_type.startswith("comm_") or message.msg_type.endswith("request")
         return Request(message, channel, has_reply=has_reply), frames
+
+    def _frames_of(self, message: Message) -> Sequence[Buffer]:
+        frames = self.session.serialize(message)  # completes the header
+        if self._dialect.is_4:
+            frames = self.session.serialize(self._dialect.to_4(message))
+        return frames
 
     def _post(self, request: Request, frames: Sequence[Buffer]) -> None:
         """Send a prepared request, on the loop; what prevents it becomes the request's end."""
@@ -503,9 +502,7 @@ class KernelClient(RequestMethods[Request]):
         message = requests.input_reply(value)
         if parent is not None:
             message.parent_header = parent.header
-        frames = self.session.serialize(message)
-        if self._speaks_4:
-            frames = self.session.serialize(self._in_version_4(message))
+        frames = self._frames_of(message)
         try:
             self._channel("stdin").send(frames)
         except zmq.Again:
@@ -542,14 +539,15 @@ class KernelClient(RequestMethods[Request]):
     def _on_frames(self, channel: str, frames: list[Any]) -> None:
         try:
             message = self.session.deserialize(frames, channel)
-            if self._translate is not None:
-                message = self._translate(message)
+            translate = self._dialect.translate
+            if translate is not None:
+                message = translate(message)
             parent_id = message.parent_id
-            request = self._pending.get(parent_id) or self._answered.get(parent_id)
+            request = self._request(parent_id)
             if channel == "iopub":
                 self._iopub_heard.set()
                 if request is not None and request.on_output(message) and not request.answered:
-                    self._expect_reply(request)
+                    self._lost_replies.expect(request)
             elif channel == "stdin":
                 self._on_input_request(message, request)
             elif request is not None:
@@ -560,44 +558,13 @@ class KernelClient(RequestMethods[Request]):
         if request is not None and request.answered and parent_id in self._pending:
             self._release(request)
         for handler in self._handlers.get(channel, ()):
-            self._run_handler(handler, message)
+            self._calls.call(handler, message)
 
-    def _expect_reply(self, request: Request) -> None:
-        """Note that a request has been finished, and that its reply must be near."""
-        self._overdue.append(request.msg_id)
-        if len(self._overdue) == 1:
-            self._overdue_timer = self._loop.call_later(
-                _REPLY_PATIENCE, self._look_for_lost_replies
-            )
+    def _request(self, msg_id: str) -> Request | None:
+        return self._pending.get(msg_id) or self._answered.get(msg_id)
 
-    def _look_for_lost_replies(self) -> None:
-        """Find out whether requests that were finished have lost their replies.
-
-        No time limit tells that, but order does: a later question on the same channel is answered
-        later.  ipykernel loses the reply of a cell that is interrupted just as it begins or ends.
-        """
-        overdue, self._overdue = self._overdue, []
-        for channel in ("shell", "control"):
-            lost = [
-                request
-                for msg_id in overdue
-                if (request := self._pending.get(msg_id)) and request.channel == channel
-            ]
-            if lost:
-                with contextlib.suppress(KernelMgmtError):  # then they have ended with it, too
-                    question = self.kernel_info(channel=channel)
-                    question.when("reply", functools.partial(self._end_lost, lost))
-
-    def _end_lost(self, unanswered: Sequence[Request]) -> None:
-        for request in unanswered:
-            if not request.answered:
-                self._pending.pop(request.msg_id, None)
-                request.fail(
-                    ReplyLost(
-                        f"The kernel finished {request.message.msg_type} and never replied, as when "
-                        "it is interrupted in the wrong instant; go on, or send the request again."
-                    )
-                )
+    def _ask_kernel_info(self, channel: str) -> Request:
+        return self.kernel_info(channel=channel)
 
     def _release(self, request: Request) -> None:
         """Hold an answered request only as long as somebody else does."""
@@ -611,24 +578,9 @@ class KernelClient(RequestMethods[Request]):
         if count <= _LOGGED_DROPS or count % 1000 == 0:
             logger.warning("Dropped message number %d, on %s: %s", count, channel, error)
 
-    def _run_handler(self, handler: MessageHandler, message: Message) -> None:
-        try:
-            result = handler(message)
-        except Exception:
-            logger.exception("The handler %r failed on %r", handler, message)
-            return
-        if inspect.isawaitable(result):
-            _ = self._start(_guarded(result, handler, message))
-
-    def _start(self, coroutine: Any) -> asyncio.Task[Any]:
-        task = self._loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
     def _on_input_request(self, message: Message, request: Request | None) -> None:
         if request is not None and request.stdin_hook is not None:
-            request._asking = self._start(self._ask(message, request, request.stdin_hook))
+            request._asking = self._calls.start(self._ask(message, request, request.stdin_hook))
         elif not self._handlers.get("stdin"):
             logger.warning("The kernel asks for input, and there is no stdin_hook or handler.")
 
@@ -653,80 +605,9 @@ class KernelClient(RequestMethods[Request]):
         with contextlib.suppress(KernelMgmtError):  # then the request itself ends with the error
             self.send_input(value, message)
 
-    # -- what the kernel understands -------------------------------------------------------------
-
     def _require_feature(self, feature: str) -> None:
         self._check_usable()
-        info = self.kernel_info_content
-        if not info:
-            raise UnsupportedFeature(
-                f"Whether the kernel supports {feature} is not known before it has answered; call"
-                " wait_for_ready first.",
-                feature=feature,
-            )
-        supported = info.get("supported_features")
-        if not isinstance(supported, list) or feature not in supported:
-            raise UnsupportedFeature(
-                f"The kernel does not support {feature}: the supported_features of its kernel_info"
-                " reply lack it. Do without, or use a kernel that has it.",
-                feature=feature,
-            )
-
-    def _in_version_5(self, message: Message) -> Message:
-        """Translate what a kernel sends that speaks protocol 4, or has not said what it speaks."""
-        is_info = message.msg_type == "kernel_info_reply"
-        if is_info and not self._learns_of_4(message):
-            return message
-        parent_id = message.parent_id
-        request = self._pending.get(parent_id) or self._answered.get(parent_id)
-        adapted = adapt(message, 5, request.message if request is not None else None)
-        if adapted is not message and request is not None and _is_last(adapted):
-            request.expect_no_idle()
-        if is_info:
-            self.kernel_info_content = adapted.content
-        return adapted
-
-    def _learns_of_4(self, message: Message) -> bool:
-        """Take from a kernel_info reply what the kernel speaks; tells whether it is protocol 4.
-
-        The header counts for less: there are kernels of protocol 5 that give no version in it.
-        """
-        content = message.content
-        version = content.get("protocol_version", message.header.get("version", 4))
-        self._speaks_4 = major_version(version) == 4
-        if not self._speaks_4:
-            self._translate = None
-            self.kernel_info_content = content
-        return self._speaks_4
-
-    def _in_version_4(self, message: Message) -> Message:
-        """Translate a request for a kernel that speaks protocol 4.
-
-        Raises:
-            UnsupportedFeature: there is no such request in protocol 4; a kernel would be silent.
-        """
-        adapted = adapt(message, 4)
-        since = NEW_IN_5.get(adapted.msg_type)
-        if since is not None:
-            raise self._too_new(adapted.msg_type, since)
-        if message.header.get("subshell_id") is not None:
-            raise self._too_new("subshell_id", "5.5")
-        return adapted
-
-    def _too_new(self, feature: str, since: str) -> UnsupportedFeature:
-        version = self.kernel_info_content.get("protocol_version")
-        return UnsupportedFeature(
-            f"The kernel speaks version {version} of the protocol, and {feature} came with"
-            f" {since}: it would never be answered. Do without.",
-            feature=feature,
-        )
-
-
-def _is_last(message: Message) -> bool:
-    """Whether nothing follows a message of protocol 4, not even an idle status."""
-    return message.channel in ("shell", "control") and (
-        message.msg_type != "execute_reply" or message.content["status"] == "aborted"
-    )
+        self._dialect.require(feature)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:
@@ -736,13 +617,6 @@ def _running_loop() -> asyncio.AbstractEventLoop:
         raise RuntimeError(
             "A KernelClient needs a running event loop; without one use BlockingKernelClient."
         ) from None
-
-
-async def _guarded(result: Any, handler: MessageHandler, message: Message) -> None:
-    try:
-        await result
-    except Exception:
-        logger.exception("The handler %r failed on %r", handler, message)
 
 
 async def _end(manager: KernelManager) -> None:
