@@ -195,10 +195,10 @@ async def test_an_iterator_that_nobody_holds_costs_nothing(stage: Stage) -> None
     """Events are not kept for an iteration that was given up."""
     restarter = stage.watch()
     iterator = restarter.events()
-    assert len(restarter._iterators) == 1
+    assert len(restarter._events._iterators) == 1
     del iterator
     gc.collect()
-    assert len(restarter._iterators) == 0
+    assert len(restarter._events._iterators) == 0
 
 
 def test_an_event_is_frozen() -> None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .kernel import run_kernel_blocking as run_kernel_blocking
     from .kernel import start_kernel as start_kernel
     from .kernel import start_kernel_blocking as start_kernel_blocking
+    from .kernel_events import KernelEvent as KernelEvent
     from .launch import KernelProblem as KernelProblem
     from .launch import KernelRecord as KernelRecord
     from .launch import KernelType as KernelType
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from .protocol import Session as Session
     from .request import Request as Request
     from .restart_policy import RestartPolicy as RestartPolicy
-    from .restarter import KernelEvent as KernelEvent
     from .restarter import KernelRestarter as KernelRestarter
 
 __version__ = "0.1.0"
@@ -83,6 +83,7 @@ _MODULES = {
     "finder": ("KernelFinder",),
     "hookspecs": ("hookimpl", "hookspec"),
     "kernel": ("run_kernel", "run_kernel_blocking", "start_kernel", "start_kernel_blocking"),
+    "kernel_events": ("KernelEvent",),
     "launch": (
         "KernelProblem",
         "KernelRecord",
@@ -96,7 +97,7 @@ _MODULES = {
     "protocol": ("Message", "Session"),
     "request": ("Request",),
     "restart_policy": ("RestartPolicy",),
-    "restarter": ("KernelEvent", "KernelRestarter"),
+    "restarter": ("KernelRestarter",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

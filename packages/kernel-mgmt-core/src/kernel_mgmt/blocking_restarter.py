@@ -12,10 +12,11 @@ from .blocking import BlockingKernelClient, BlockingKernelManager
 from .client import KernelClient
 from .connection import ConnectionInfo
 from .finder import KernelFinder
+from .kernel_events import EventCallback
 from .launch import KernelType, PromptHandler
 from .manager import KernelManager
 from .restart_policy import RestartPolicy
-from .restarter import EventCallback, KernelRestarter
+from .restarter import KernelRestarter
 
 __all__ = ["BlockingKernelRestarter"]
 

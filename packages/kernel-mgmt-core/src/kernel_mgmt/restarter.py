@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from weakref import WeakSet
 
 from .background import finish
 from .blocking import BlockingKernelClient
@@ -27,51 +24,19 @@ from .errors import (
     LaunchError,
 )
 from .finder import KernelFinder
+from .handlers import HandlerCalls
+from .kernel_events import EventCallback, KernelEvent, KernelEvents
 from .launch import KernelType, Launched, PromptHandler
-from .manager import ExitStatus, KernelManager
+from .manager import KernelManager
 from .restart_policy import RestartHistory, RestartPolicy
 from .starting import discard, launch_and_wait
 
-__all__ = ["EventCallback", "KernelEvent", "KernelRestarter"]
+__all__ = ["KernelRestarter"]
 
 logger = logging.getLogger("kernel_mgmt")
 
 #: How often a kernel is asked for a sign of life, in seconds.
 _HEARTBEAT_INTERVAL = 1.0
-
-
-@dataclass(frozen=True)
-class KernelEvent:
-    """What a :class:`KernelRestarter` tells.
-
-    ================ ===========================================================================
-    ``died``         the kernel ended by itself, or an attempt to start it again failed
-    ``restarting``   a new kernel will be launched, after a wait when several have died
-    ``ready``        a new kernel answers, and so it does to the clients that follow
-    ``failed``       the kernel died too often, or cannot be watched; the restarter has given up
-    ``unresponsive`` the kernel is alive and does not answer heartbeats
-    ``responsive``   it answers again
-    ================ ===========================================================================
-
-    Attributes:
-        name: one of the above.
-        exit_status: how the kernel ended (``died``, ``failed``), where known.
-        log_tail: the last lines of the dead kernel's output (``died``, ``failed``).
-        connection_info: where the kernel is (``ready``, ``unresponsive``, ``responsive``).
-        manager: watches the kernel (likewise).
-        error: why (``died``, ``failed``): ``KernelDied``, or what the launch raised.
-    """
-
-    name: str
-    exit_status: ExitStatus | None = None
-    log_tail: str = ""
-    connection_info: ConnectionInfo | None = None
-    manager: KernelManager | None = None
-    error: BaseException | None = None
-
-
-#: Is called with each event; may be a coroutine function.
-EventCallback = Callable[[KernelEvent], Any]
 
 
 class KernelRestarter:
@@ -147,12 +112,10 @@ class KernelRestarter:
         self._history = RestartHistory(policy or RestartPolicy())
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clients: list[KernelClient] = []
-        self._callbacks: list[EventCallback] = []
-        self._iterators: WeakSet[_Events] = WeakSet()
+        self._calls = HandlerCalls()
+        self._events = KernelEvents(self._calls)
         #: Watches the kernel and replaces it; None when stopped or failed.
         self._supervisor: asyncio.Task[None] | None = None
-        #: Coroutines of callbacks under way.
-        self._tasks: set[asyncio.Task[Any]] = set()
         #: Set by `restart`, with the seconds that the old kernel may take to end.
         self._asked = asyncio.Event()
         self._grace = 0.0
@@ -176,6 +139,7 @@ class KernelRestarter:
             return
         loop = self._loop = asyncio.get_running_loop()
         self.state = "running"
+        self._events.begin()
         self._asked = asyncio.Event()
         self._history.forget()
         self._supervisor = loop.create_task(self._supervise())
@@ -189,7 +153,7 @@ class KernelRestarter:
         A restart under way is cancelled and leaves nothing, neither old kernel nor new.  Who waits
         for it gets a :class:`LaunchError`.
         """
-        tasks = set(self._tasks)
+        tasks = set(self._calls.tasks)
         if self._supervisor is not None:
             tasks.add(self._supervisor)
         tasks -= {asyncio.current_task()}  # of a callback that stops us
@@ -278,43 +242,23 @@ class KernelRestarter:
         One that raises is logged, and the others are still called.  The coroutines of coroutine
         functions run beside the restart, which does not wait for them; :meth:`stop` cancels them.
         """
-        self._callbacks.append(callback)
+        self._events.add_callback(callback)
 
     def remove_callback(self, callback: EventCallback) -> None:
         """Call a function no more."""
-        with contextlib.suppress(ValueError):
-            self._callbacks.remove(callback)
+        self._events.remove_callback(callback)
 
     def events(self) -> AsyncIterator[KernelEvent]:
         """Iterate over the events from now on, until the restarter is stopped."""
-        iterator = _Events()
-        if self.state == "stopped":
-            iterator.put(None)
-        else:
-            self._iterators.add(iterator)
-        return iterator
+        return self._events.iterate()
 
     def _tell(self, name: str, **details: Any) -> None:
         event = KernelEvent(name, **details)
-        logger.info("Kernel %s: %s", self.manager.kernel_id, _described(event))
-        for iterator in tuple(self._iterators):
-            iterator.put(event)
-        for callback in tuple(self._callbacks):
-            try:
-                result = callback(event)
-            except Exception:
-                logger.exception("The callback %r failed on %r", callback, event.name)
-            else:
-                if inspect.isawaitable(result):
-                    self._start(_guarded(result, callback, event))
+        logger.info("Kernel %s: %s", self.manager.kernel_id, event)
+        self._events.tell(event)
 
     def _tell_loss(self, name: str, error: BaseException) -> None:
         self._tell(name, error=error, **_how_it_ended(error))
-
-    def _start(self, coroutine: Coroutine[Any, Any, object]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     # -- the supervisor --------------------------------------------------------------------
 
@@ -350,9 +294,7 @@ class KernelRestarter:
                 "The restart was given up, because the restarter was stopped.", phase="resolve"
             )
         )
-        for iterator in tuple(self._iterators):
-            iterator.put(None)
-        self._iterators.clear()
+        self._events.end()
 
     def _fail(self, error: Exception) -> None:
         self.state = "failed"
@@ -404,7 +346,7 @@ class KernelRestarter:
         name = "responsive" if responsive else "unresponsive"
         self._tell(name, connection_info=self.connection_info, manager=self.manager)
         if self._kill_unresponsive and not responsive:
-            self._start(self._kill())
+            _ = self._calls.start(self._kill())
 
     async def _kill(self) -> None:
         try:
@@ -539,28 +481,7 @@ class KernelRestarter:
             # Not waited for: a blocking client may be used on this very loop, which it blocks.
             # What matters is that the loop gets to know it before the death of the kernel.
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(lambda: self._start(self.stop()))
-
-
-class _Events:
-    """One iteration over the events."""
-
-    def __init__(self) -> None:
-        self._queue: asyncio.Queue[KernelEvent | None] = asyncio.Queue()
-
-    def put(self, event: KernelEvent | None) -> None:
-        """Add an event; None for the end."""
-        self._queue.put_nowait(event)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> KernelEvent:
-        event = await self._queue.get()
-        if event is None:
-            self.put(None)  # for whoever asks again
-            raise StopAsyncIteration
-        return event
+                self._loop.call_soon_threadsafe(lambda: self._calls.start(self.stop()))
 
 
 def _asynchronous(client: KernelClient | BlockingKernelClient) -> KernelClient:
@@ -591,24 +512,12 @@ async def _on_loop(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, An
         raise ClientClosed("The loop of the client came to its end.") from None
 
 
-async def _guarded(result: Any, callback: EventCallback, event: KernelEvent) -> None:
-    try:
-        await result
-    except Exception:
-        logger.exception("The callback %r failed on %r", callback, event.name)
-
-
 def _how_it_ended(error: BaseException) -> dict[str, Any]:
     """Give what an error tells of the end of a process, as fields of an event."""
     return {
         "exit_status": getattr(error, "exit_status", None),
         "log_tail": getattr(error, "log_tail", ""),
     }
-
-
-def _described(event: KernelEvent) -> str:
-    summary = getattr(event.error, "summary", event.error)
-    return f"{event.name}: {summary}" if summary else event.name
 
 
 def _look_at_exception(future: asyncio.Future[Launched]) -> None:
