@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from prompt_toolkit.lexers import Lexer, PygmentsLexer, SimpleLexer
-from pygments.lexers import (  # type: ignore[import-untyped]
+from pygments.lexers import (
     find_lexer_class_by_name,
     get_lexer_by_name,
     get_lexer_for_filename,
     get_lexer_for_mimetype,
 )
-from pygments.util import ClassNotFound  # type: ignore[import-untyped]
+from pygments.util import ClassNotFound
 
 __all__ = ["choose_lexer"]
 
