@@ -43,6 +43,9 @@ _SOCKET_DIR_PREFIX = "km-"
 #: Unix sockets are there, with paths: not on Windows.
 _HAVE_IPC = hasattr(socket, "AF_UNIX") and sys.platform != "win32"
 
+#: How long a connection within this machine may take, in seconds: it is taken or refused at once.
+_LOCAL_PATIENCE = 0.01
+
 
 def make_connection(
     request: LaunchRequest, *, runtime_dir: Path, transport: str = "ipc"
@@ -177,25 +180,29 @@ def check_endpoints(info: ConnectionInfo | None) -> None:
         )
 
 
-def accepts(info: ConnectionInfo, channel: str) -> bool:
-    """Tell whether something listens at a channel's address, which is one of this machine.
+def accepts(info: ConnectionInfo, channel: str, timeout: float = _LOCAL_PATIENCE) -> bool:
+    """Tell whether something listens at a channel's address.
 
     Args:
         info: the endpoints.
         channel: one of them.
+        timeout: seconds that it may take; more for an address of another machine.
     """
-    connected = connect(info, channel)
+    connected = connect(info, channel, timeout)
     if connected is not None:
         connected.close()
     return connected is not None
 
 
-def connect(info: ConnectionInfo, channel: str) -> socket.socket | None:
+def connect(
+    info: ConnectionInfo, channel: str, timeout: float = _LOCAL_PATIENCE
+) -> socket.socket | None:
     """Connect to a channel without ZeroMQ; gives None when nothing listens there.
 
     Args:
-        info: the endpoints, of this machine.
+        info: the endpoints.
         channel: one of them.
+        timeout: seconds that it may take.
     """
     address: str | tuple[str, int]
     if info.transport == "ipc":
@@ -207,9 +214,9 @@ def connect(info: ConnectionInfo, channel: str) -> socket.socket | None:
         family = socket.AF_INET6 if ":" in ip else socket.AF_INET
         address = (ip, getattr(info, f"{channel}_port"))
     probe = socket.socket(family)
-    # One's own machine takes or refuses a connection at once. Not done by the event loop: to
-    # be cancelled in the middle would leave it with a descriptor that is closed.
-    probe.settimeout(0.01)
+    # Not done by the event loop: to be cancelled in the middle would leave it with a descriptor
+    # that is closed.
+    probe.settimeout(timeout)
     try:
         probe.connect(address)
         # A connection to a TCP port that nobody listens on can, rarely, meet itself.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import glob
 import os
-import socket
 from pathlib import Path
 
 from kernel_mgmt import ConnectionInfo
+from kernel_mgmt.endpoints import accepts
 from kernel_mgmt.errors import ConnectionFileError
 
 __all__ = ["check_that_it_listens", "find_connection_file"]
 
+#: How long a connection may take, in seconds: the kernel may be on another machine.
 _PATIENCE = 5.0
 
 
@@ -55,16 +56,8 @@ def check_that_it_listens(info: ConnectionInfo, path: Path) -> None:
     Raises:
         ConnectionFileError: nobody listens.
     """
-    try:
-        if info.transport == "ipc":
-            with socket.socket(socket.AF_UNIX) as unix:
-                unix.settimeout(_PATIENCE)
-                unix.connect(str(info.socket_path("shell")))
-        else:
-            socket.create_connection((info.ip, info.shell_port), _PATIENCE).close()
-    except OSError as error:
+    if not accepts(info, "shell", _PATIENCE):
         raise ConnectionFileError(
-            f"No kernel listens where {str(path)!r} says ({error.strerror or error}); it has ended, "
-            "or runs on another machine.",
+            f"No kernel listens where {str(path)!r} says; it has ended, or runs on another machine.",
             path=str(path),
-        ) from None
+        )
