@@ -12,7 +12,10 @@ import pytest
 from command_line import InTerminal
 from jupyter_core.utils import ensure_event_loop
 from kernel_mgmt import BlockingKernelClient, ConnectionInfo, run_kernel_blocking
+from kernel_mgmt.connection import CHANNELS
+from kernel_mgmt.endpoints import accepts
 from pseudo_terminal import PseudoTerminal
+from waiting import eventually_sync
 
 CTRL_D = "\x04"
 RUNTIME_DIR = Path(os.environ["JUPYTER_RUNTIME_DIR"])
@@ -34,11 +37,13 @@ def jupyters_loop() -> None:
 
 @pytest.fixture
 def jupyters_kernel(jupyters_loop: None) -> Iterator[Path]:
-    """The connection file of a kernel that jupyter_client has launched."""
+    """The connection file of a kernel that jupyter_client has launched, and that listens."""
     file = RUNTIME_DIR / "kernel-jupyters.json"
     manager = jupyter_client.KernelManager(kernel_name="python3", connection_file=str(file))
     manager.start_kernel()
     try:
+        info = ConnectionInfo.read(file)
+        eventually_sync(lambda: all(accepts(info, channel) for channel in CHANNELS), timeout=30)
         yield file
     finally:
         manager.shutdown_kernel(now=True)

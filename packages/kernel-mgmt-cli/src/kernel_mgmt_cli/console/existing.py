@@ -58,6 +58,7 @@ def check_that_it_listens(info: ConnectionInfo, path: Path) -> None:
     """
     if not accepts(info, "shell", _PATIENCE):
         raise ConnectionFileError(
-            f"No kernel listens where {str(path)!r} says; it has ended, or runs on another machine.",
+            f"No kernel listens where {str(path)!r} says; it has ended, is only just starting, or "
+            "runs on another machine.",
             path=str(path),
         )
