@@ -18,7 +18,7 @@ __all__ = ["EventCallback", "KernelEvent", "KernelEvents"]
 
 @dataclass(frozen=True)
 class KernelEvent:
-    """What a :class:`~kernel_mgmt.restarter.KernelRestarter` tells.
+    """What a :class:`~kernel_mgmt.restarter.KernelRestarter` or a nanny tells.
 
     ================ ===========================================================================
     ``died``         the kernel ended by itself, or an attempt to start it again failed
@@ -27,6 +27,9 @@ class KernelEvent:
     ``failed``       the kernel died too often, or cannot be watched; the restarter has given up
     ``unresponsive`` the kernel is alive and does not answer heartbeats
     ``responsive``   it answers again
+    ``started``      a kernel's sockets accept connections (told by nannies only)
+    ``output``       the kernel's process wrote to its own standard output or error (likewise)
+    ``stopping``     the nanny ends, and the kernel with it (likewise)
     ================ ===========================================================================
 
     Attributes:
@@ -36,6 +39,8 @@ class KernelEvent:
         connection_info: where the kernel is (``ready``, ``unresponsive``, ``responsive``).
         manager: watches the kernel (likewise).
         error: why (``died``, ``failed``): ``KernelDied``, or what the launch raised.
+        stream: ``stdout`` or ``stderr`` (``output``).
+        text: what was written there (``output``), or why (``stopping``).
     """
 
     name: str
@@ -44,6 +49,8 @@ class KernelEvent:
     connection_info: ConnectionInfo | None = None
     manager: KernelManager | None = None
     error: BaseException | None = None
+    stream: str = ""
+    text: str = ""
 
     def __str__(self) -> str:
         summary = getattr(self.error, "summary", self.error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Callable, NamedTuple, Union
 from .connection import ConnectionInfo
 from .errors import KernelMgmtError, LaunchError
 from .manager import KernelManager
+from .restart_policy import RestartPolicy
 
 __all__ = [
     "KernelProblem",
@@ -20,6 +22,7 @@ __all__ = [
     "LaunchProgress",
     "LaunchRequest",
     "Launched",
+    "NannyOptions",
     "ProgressHandler",
     "Prompt",
     "PromptHandler",
@@ -102,6 +105,36 @@ PromptHandler = Callable[[Prompt], Union[str, Awaitable[str]]]
 
 
 @dataclass(frozen=True)
+class NannyOptions:
+    """How a nanny is to keep a kernel, which then outlives the process that launched it.
+
+    Attributes:
+        name: what people call this kernel, beside its id.
+        restart_policy: when to start it again after it has died; None for never.
+        lease: seconds after which the kernel is shut down, unless somebody renews the lease;
+            None for no such limit.
+        idle_timeout: seconds without any message or running code after which the kernel is shut
+            down; None for no such limit.
+
+    Raises:
+        ValueError: a limit that is no positive number of seconds.
+    """
+
+    name: str = ""
+    restart_policy: RestartPolicy | None = field(default_factory=RestartPolicy)
+    lease: float | None = None
+    idle_timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        for limit in ("lease", "idle_timeout"):
+            seconds = getattr(self, limit)
+            if seconds is not None and not 0 < seconds < math.inf:
+                raise ValueError(
+                    f"{limit} is {seconds!r}; it must be a positive number of seconds."
+                )
+
+
+@dataclass(frozen=True)
 class LaunchRequest:
     """All that a provider needs to launch one kernel; it grows fields over the years.
 
@@ -114,6 +147,9 @@ class LaunchRequest:
         launch_params: parameters that only this provider understands.
         connection_info: the endpoints and the key that the kernel shall use; a provider that
             cannot use given ones raises :class:`LaunchError` with ``endpoints_refused=True``.
+        nanny: the kernel shall outlive this process, kept by a nanny with these options; a provider
+            that cannot do that raises :class:`LaunchError`. One that calls
+            :func:`~kernel_mgmt.local.launch_local` can.
         on_progress: is told of each step.
         on_prompt: answers a :class:`Prompt`, at once or as an awaitable.
     """
@@ -124,6 +160,7 @@ class LaunchRequest:
     env: Mapping[str, str | None] = field(default_factory=dict)
     launch_params: Mapping[str, Any] = field(default_factory=dict)
     connection_info: ConnectionInfo | None = None
+    nanny: NannyOptions | None = None
     on_progress: ProgressHandler | None = None
     on_prompt: PromptHandler | None = None
 
@@ -194,12 +231,22 @@ class KernelRecord:
         type_id: the id of its type, ``provider/name``.
         connection_info: how to reach it.
         manager: what its manager's ``record()`` gave.
+        name: what people call it, beside its id; may be empty.
+        started: when it was started first, in seconds since the epoch; None when nobody noted it.
+        cwd: its working directory; empty when nobody noted it.
+        machine: where it runs, as :mod:`kernel_mgmt.machine` tells machines apart.
+        connection_file: the file by which other clients find it; None when there is none.
     """
 
     kernel_id: str
     type_id: str
     connection_info: ConnectionInfo
     manager: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    started: float | None = None
+    cwd: str = ""
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    connection_file: Path | None = None
 
     @property
     def provider(self) -> str:

@@ -35,6 +35,22 @@ class ExitStatus:
             return cls(signal=-returncode)
         return cls(code=returncode)
 
+    @classmethod
+    def from_dict(cls, content: object) -> ExitStatus:
+        """Read what :meth:`to_dict` gave; what makes no sense in it counts as not known."""
+        if not isinstance(content, dict):
+            return cls()
+        code, number, reason = (content.get(name) for name in ("code", "signal", "reason"))
+        return cls(
+            code if type(code) is int else None,
+            number if type(number) is int else None,
+            reason if isinstance(reason, str) else "",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give its JSON form."""
+        return {"code": self.code, "signal": self.signal, "reason": self.reason}
+
     def __str__(self) -> str:
         if self.signal is not None:
             text = f"killed by {_signal_name(self.signal)}"
@@ -100,6 +116,22 @@ class KernelManager(ABC):
     async def log_tail(self, lines: int = 50) -> str:
         """Give the last lines of the kernel's own output, empty when it is not captured."""
         return ""
+
+    @property
+    def restarting(self) -> bool:
+        """Whether the kernel that :meth:`wait` told the end of was ended to be started again."""
+        return False
+
+    async def next_kernel(self) -> bool:
+        """Wait until another kernel answers at the same address, in place of one that has ended.
+
+        Where something beside this process starts kernels again, as a nanny does, clients go on
+        with the new one.
+
+        Returns:
+            Whether there is one, which this manager now manages; False when none will come.
+        """
+        return False
 
     def record(self) -> dict[str, Any] | None:
         """Give, as JSON, what ``attach`` in another process needs; None when it cannot be."""

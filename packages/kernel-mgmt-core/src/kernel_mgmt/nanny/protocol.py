@@ -1,0 +1,97 @@
+"""What managers and nannies say to each other, without sockets: names, versions, checked contents.
+
+The messages are signed as all messages of Jupyter are.  A request ``NAME_request`` on
+``nanny_control`` has a reply ``NAME_reply`` whose content has a ``status``; events come on
+``nanny_events`` with their name as topic and type.  ``docs/nanny.md`` is the whole description.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Callable
+
+from ..errors import NannyError
+
+__all__ = ["EVENTS", "PROTOCOL_VERSION", "REQUESTS", "BadRequest", "check_content", "is_compatible"]
+
+#: Major and minor version. A minor one adds requests, fields and events; nothing else changes.
+PROTOCOL_VERSION = "1.0"
+
+_ANY = object()
+
+
+class BadRequest(NannyError):
+    """A request's content cannot be used."""
+
+
+#: The requests, and the fields of each one's content with their defaults; those without one are
+#: required.
+REQUESTS: Mapping[str, Mapping[str, Any]] = {
+    "nanny_info": {},
+    "is_alive": {},
+    "wait": {"kernel": None},
+    "wait_ready": {"after": None},
+    "signal": {"signum": _ANY},
+    "interrupt": {},
+    "terminate": {},
+    "kill": {},
+    "restart": {"timeout": 0.0},
+    "log_tail": {"lines": 50},
+    "lease": {"seconds": _ANY},
+    "stop": {"timeout": 5.0},
+}
+
+#: The events.
+EVENTS = ("started", "ready", "died", "restarting", "failed", "output", "stopping")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _is_seconds(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
+
+
+_CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "kernel": (lambda value: value is None or _is_count(value), "the number of a kernel or null"),
+    "after": (lambda value: value is None or _is_count(value), "the number of a kernel or null"),
+    "signum": (lambda value: _is_count(value) and value > 0, "the number of a signal"),
+    "lines": (_is_count, "a number of lines"),
+    "timeout": (_is_seconds, "a number of seconds"),
+    "seconds": (
+        lambda value: value is None or (_is_seconds(value) and value > 0),
+        "a positive number of seconds or null",
+    ),
+}
+
+
+def check_content(name: str, content: object) -> dict[str, Any]:
+    """Give the fields of a request's content; those that are not known are left out.
+
+    Args:
+        name: one of :data:`REQUESTS`.
+        content: what the message holds.
+
+    Raises:
+        BadRequest: a field is missing or has a value that cannot be used.
+    """
+    if not isinstance(content, dict):
+        raise BadRequest(f"The content of {name}_request is not an object.")
+    fields = {}
+    for field, default in REQUESTS[name].items():
+        value = content.get(field, default)
+        accepts, what = _CHECKS[field]
+        if value is _ANY or not accepts(value):
+            shown = "missing" if value is _ANY else f"{value!r}"[:80]
+            raise BadRequest(f"{field} of {name}_request is {shown}; it must be {what}.")
+        fields[field] = value
+    return fields
+
+
+def is_compatible(version: object) -> bool:
+    """Tell whether a peer that reports a protocol version can be talked to: same major version."""
+    return (
+        isinstance(version, str) and version.partition(".")[0] == PROTOCOL_VERSION.partition(".")[0]
+    )
