@@ -146,6 +146,8 @@ TRAVELS = [
     "encryption",
     "registration",
     "restart_policy",
+    "machine",
+    "records",
 ]
 
 FOREIGN = """

@@ -174,6 +174,17 @@ class FakeWindows:
         assert not inherit
         return self._new("process", pid)
 
+    def WaitForSingleObject(self, process: int, timeout: int) -> int:
+        assert timeout == 0
+        running = psutil.pid_exists(pid := self._of("process", process))
+        ended = not running or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return 0 if ended else 0x102  # WAIT_OBJECT_0, WAIT_TIMEOUT
+
+    def GetProcessTimes(self, process: int, created: Any, *_others: Any) -> int:
+        started = psutil.Process(self._of("process", process)).create_time()
+        created._obj.value = int(started * 1e7) + 116_444_736_000_000_000
+        return 1
+
     def CloseHandle(self, handle: int) -> int:
         if self.handles[handle][0] == "job":
             self.TerminateJobObject(handle, 1)

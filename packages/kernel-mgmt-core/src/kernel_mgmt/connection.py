@@ -315,14 +315,27 @@ class ConnectionInfo:
         return f"{self.ip}:" + ",".join(str(port) for _, port in self._ports())
 
 
-def write_private(path: Path | str, content: Mapping[str, Any], *, replace: bool = False) -> Path:
-    """Write JSON that nobody else can read; see :meth:`ConnectionInfo.write`."""
+def write_private(
+    path: Path | str,
+    content: Mapping[str, Any],
+    *,
+    replace: bool = False,
+    what: str = "connection file",
+) -> Path:
+    """Write JSON that nobody else can read; see :meth:`ConnectionInfo.write`.
+
+    Args:
+        path: the file.
+        content: what it shall hold.
+        replace: put it in the place of the one that is there, in one step.
+        what: names the file in errors.
+    """
     path = Path(os.path.abspath(path))
     try:
         data = json.dumps(content, indent=1).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ConnectionFileError(
-            f"The connection info has no JSON form: {error}.", path=str(path)
+            f"The content of the {what} has no JSON form: {error}.", path=str(path)
         ) from None
     # A name that Jupyter does not take for a connection file.
     target = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}") if replace else path
@@ -339,7 +352,7 @@ def write_private(path: Path | str, content: Mapping[str, Any], *, replace: bool
             raise
     except OSError as error:
         raise ConnectionFileError(
-            f"The connection file {str(path)!r} cannot be written: {error.strerror}.",
+            f"The {what} {str(path)!r} cannot be written: {error.strerror}.",
             path=str(path),
         ) from error
     return path

@@ -28,7 +28,7 @@ from ..manager import ExitStatus
 
 assert sys.platform == "win32"  # for the type checker: what follows is nowhere else
 
-__all__ = ["WindowsGroup"]
+__all__ = ["WindowsGroup", "process_start"]
 
 # As in the headers of the Windows SDK; subprocess has no name for the first.
 _CREATE_SUSPENDED = 0x0000_0004
@@ -36,9 +36,13 @@ _SYNCHRONIZE = 0x0010_0000
 _PROCESS_TERMINATE = 0x0001
 _PROCESS_SET_QUOTA = 0x0100
 _PROCESS_SUSPEND_RESUME = 0x0800
+_PROCESS_QUERY_LIMITED_INFORMATION = 0x1000
 _JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE = 0x2000
 _JOB_OBJECT_BASIC_ACCOUNTING_INFORMATION = 1
 _JOB_OBJECT_EXTENDED_LIMIT_INFORMATION = 9
+
+_ERROR_INVALID_PARAMETER = 87
+_WAIT_OBJECT_0 = 0
 
 #: The exit code of a process that is ended by force, as with subprocess.
 _ENDED_BY_FORCE = 1
@@ -213,6 +217,26 @@ class WindowsGroup:
                 _close(self._job)
 
 
+def process_start(pid: int) -> str | None:
+    """Tell when a process started; see :func:`.identity.process_identity`."""
+    access = _PROCESS_QUERY_LIMITED_INFORMATION | _SYNCHRONIZE
+    process = _kernel32.OpenProcess(access, False, pid)
+    if not process:
+        # That is what it says of a number that no process has; else it is somebody else's.
+        return None if ctypes.get_last_error() == _ERROR_INVALID_PARAMETER else ""
+    try:
+        if _kernel32.WaitForSingleObject(process, 0) == _WAIT_OBJECT_0:
+            return None  # ended: it is there for whoever has a handle of it
+        times = [
+            ctypes.c_uint64() for _ in range(4)
+        ]  # created, ended, in kernel mode, in user mode
+        if not _kernel32.GetProcessTimes(process, *map(ctypes.byref, times)):
+            return ""
+        return str(times[0].value)
+    finally:
+        _close(process)
+
+
 def _new_job() -> int:
     """Make a job whose processes end with its last handle, so with this process at the latest."""
     job = _created(_kernel32.CreateJobObjectW(None, None))
@@ -279,11 +303,13 @@ def _load_kernel32() -> ctypes.WinDLL:
         ("CloseHandle", _BOOL, (_HANDLE,)),
         ("CreateEventW", _HANDLE, (pointer, _BOOL, _BOOL, ctypes.c_wchar_p)),
         ("CreateJobObjectW", _HANDLE, (pointer, ctypes.c_wchar_p)),
+        ("GetProcessTimes", _BOOL, (_HANDLE, pointer, pointer, pointer, pointer)),
         ("OpenProcess", _HANDLE, (_DWORD, _BOOL, _DWORD)),
         ("QueryInformationJobObject", _BOOL, (_HANDLE, ctypes.c_int, pointer, _DWORD, pointer)),
         ("SetEvent", _BOOL, (_HANDLE,)),
         ("SetInformationJobObject", _BOOL, (_HANDLE, ctypes.c_int, pointer, _DWORD)),
         ("TerminateJobObject", _BOOL, (_HANDLE, ctypes.c_uint)),
+        ("WaitForSingleObject", _DWORD, (_HANDLE, _DWORD)),
     ):
         function = getattr(dll, name)
         function.restype = result
