@@ -31,6 +31,7 @@ __all__ = [
     "connect",
     "file_errors_as_launch_errors",
     "make_connection",
+    "private_directory",
     "remove_connection",
     "transport_for",
 ]
@@ -82,7 +83,11 @@ def transport_for(request: LaunchRequest, wanted: str) -> str:
 
 
 def choose_endpoints(
-    request: LaunchRequest, transport: str, *, encrypted: bool = False
+    request: LaunchRequest,
+    transport: str,
+    *,
+    encrypted: bool = False,
+    sign_as: ConnectionInfo | None = None,
 ) -> ConnectionInfo:
     """Give the endpoints that a launch asks for, or else fresh ones.
 
@@ -90,6 +95,7 @@ def choose_endpoints(
         request: what to launch.
         transport: ``ipc`` or ``tcp``; always ``tcp`` where there are no Unix sockets.
         encrypted: whether fresh ones have CURVE keys.
+        sign_as: has the key and signature scheme for fresh ones; a fresh key by default.
 
     Raises:
         LaunchError: there is no directory for the sockets.
@@ -101,6 +107,8 @@ def choose_endpoints(
         "interrupt_mode": request.kernel_type.interrupt_mode,
         **(new_curve_keys() if encrypted else {}),
     }
+    if sign_as is not None:
+        common |= {"key": sign_as.key, "signature_scheme": sign_as.signature_scheme}
     if transport_for(request, transport) == "ipc":
         with file_errors_as_launch_errors():
             return ConnectionInfo.for_ipc(_new_socket_dir(), **common)
@@ -239,6 +247,9 @@ def remove_connection(connection_file: Path, info: ConnectionInfo) -> None:
     if info.transport == "ipc":
         for channel in CHANNELS:
             _remove(info.socket_path(channel).unlink)
+        for channel in ("nanny_control", "nanny_events"):
+            if getattr(info, f"{channel}_port"):
+                _remove(info.socket_path(channel).unlink)
         directory = Path(info.ip).parent
         # A directory of somebody else's choice may hold what is not ours.
         if directory.name.startswith(_SOCKET_DIR_PREFIX):
@@ -252,6 +263,18 @@ def _remove(remove: Callable[[], object]) -> None:
         pass  # never made, or removed already
     except OSError as error:
         logger.warning("Left behind after a kernel: %s", error)
+
+
+def private_directory() -> Path:
+    """Make a directory that is this user's alone, with a path short enough for sockets.
+
+    Raises:
+        LaunchError: it cannot be made.
+    """
+    with file_errors_as_launch_errors():
+        directory = _new_socket_dir()
+    _make_private(directory)
+    return directory
 
 
 def _new_socket_dir() -> Path:

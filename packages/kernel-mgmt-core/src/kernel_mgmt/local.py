@@ -120,6 +120,9 @@ class _Plan:
     transport: str
     encrypted: bool
     handshake: bool
+    sign_as: ConnectionInfo | None
+    die_with_parent: bool
+    on_spawn: Callable[[int], object] | None
     #: Write the registration socket's port as a string.
     port_as_text: bool = False
 
@@ -133,6 +136,9 @@ async def launch_local(
     env: Mapping[str, str] | None = None,
     encryption: object = "auto",
     handshake: bool = False,
+    sign_as: ConnectionInfo | None = None,
+    die_with_parent: bool = False,
+    on_spawn: Callable[[int], object] | None = None,
 ) -> Launched:
     """Launch a kernel as a process of this machine; returns when its sockets accept connections.
 
@@ -149,6 +155,11 @@ async def launch_local(
             (see :mod:`kernel_mgmt.registration`). Not done with given endpoints, nor with
             encryption, of which the handshake's specification says nothing: such a kernel
             understands a connection file too (JEP 66).
+        sign_as: the kernel shall have the key and signature scheme that this has, because somebody
+            passes its messages on; a fresh key by default.
+        die_with_parent: whether the system shall kill the kernel when this process ends, where it
+            can; most end by themselves.
+        on_spawn: called with the id of the kernel's process as soon as there is one.
 
     Raises:
         LaunchError: the encryption cannot be had (phase ``resolve``); the kernel could not be
@@ -169,6 +180,9 @@ async def launch_local(
         transport,
         encrypted,
         handshake=handshake and given is None and not encrypted,
+        sign_as=sign_as,
+        die_with_parent=die_with_parent,
+        on_spawn=on_spawn,
     )
     try:
         return await _launch_once(plan)
@@ -193,7 +207,9 @@ def _second_plan(plan: _Plan, error: LaunchError) -> _Plan | None:
 
 
 async def _launch_once(plan: _Plan) -> Launched:
-    info = choose_endpoints(plan.request, plan.transport, encrypted=plan.encrypted)
+    info = choose_endpoints(
+        plan.request, plan.transport, encrypted=plan.encrypted, sign_as=plan.sign_as
+    )
     if not plan.handshake:
         return await _launch_with(plan, info, None)
     registration = Registration(plan.request.kernel_id, info)
@@ -213,10 +229,12 @@ async def _launch_with(
     try:
         if registrar is not None:
             registrar.listen()
-        process = _spawn(plan.make_argv(connection_file), request.cwd, plan.environment)
+        process = _spawn(plan, connection_file)
         manager = LocalKernelManager(
             request.kernel_id, process, connection_file=connection_file, connection_info=info
         )
+        if plan.on_spawn is not None:
+            plan.on_spawn(process.pid)
         if registrar is not None:
             info = manager._connection_info = await _registered(registrar, process)
             with file_errors_as_launch_errors():
@@ -267,13 +285,19 @@ def _environment(
     return environment
 
 
-def _spawn(argv: Sequence[str], cwd: Path | None, environment: Mapping[str, str]) -> KernelProcess:
+def _spawn(plan: _Plan, connection_file: Path) -> KernelProcess:
+    argv = plan.make_argv(connection_file)
     if not argv:
         raise LaunchError(
             "The kernel type has an empty command.", phase="start", advice="Mend its argv."
         )
     try:
-        return KernelProcess(argv, cwd=cwd, env=environment)
+        return KernelProcess(
+            argv,
+            cwd=plan.request.cwd,
+            env=plan.environment,
+            die_with_parent=plan.die_with_parent,
+        )
     except FileNotFoundError:
         raise LaunchError(
             f"The command {argv[0]!r} was not found, or the interpreter that its first line names.",

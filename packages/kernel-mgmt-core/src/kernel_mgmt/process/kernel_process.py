@@ -39,12 +39,21 @@ class KernelProcess:
         argv: the command.
         cwd: its working directory.
         env: its whole environment.
+        die_with_parent: whether the system shall kill it when this process ends, where it can:
+            on Linux, and on Windows in any case.
 
     Raises:
         OSError: the command cannot be run.
     """
 
-    def __init__(self, argv: Sequence[str], *, cwd: Path | None, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: Path | None,
+        env: Mapping[str, str],
+        die_with_parent: bool = False,
+    ) -> None:
         self._lock = threading.Lock()
         self._exit_status: ExitStatus | None = None
         self._exit_waiters: set[asyncio.Future[None]] = set()
@@ -52,7 +61,7 @@ class KernelProcess:
         self._ring = bytearray()
         self._handlers: list[OutputHandler] = []
         background_loop()  # before the process, which nothing would watch if this failed
-        self._group = Group(argv, cwd=cwd, env=env)
+        self._group = Group(argv, cwd=cwd, env=env, die_with_parent=die_with_parent)
         self._popen = self._group.popen
         try:
             self._watch = Watch(self._group, self._take, self._exited)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from ..manager import ExitStatus
 
@@ -28,12 +28,20 @@ class PosixGroup:
         argv: the command.
         cwd: its working directory.
         env: its whole environment.
+        die_with_parent: whether the system shall kill it when this process ends, where it can.
 
     Raises:
         OSError: the command cannot be run.
     """
 
-    def __init__(self, argv: Sequence[str], *, cwd: Path | None, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: Path | None,
+        env: Mapping[str, str],
+        die_with_parent: bool = False,
+    ) -> None:
         self.popen = subprocess.Popen(
             argv,
             cwd=cwd,
@@ -43,7 +51,7 @@ class PosixGroup:
             stderr=subprocess.PIPE,
             bufsize=0,
             start_new_session=True,
-            **_ears(),
+            **_preparation(die_with_parent=die_with_parent),
         )
 
     def signal(self, signum: int) -> None:
@@ -68,14 +76,18 @@ class PosixGroup:
         self.popen.wait()
 
 
-def _ears() -> dict[str, Any]:
-    """Give the Popen arguments for a process that signals can reach."""
+def _preparation(*, die_with_parent: bool) -> dict[str, Any]:
+    """Give the Popen arguments for what the new process is to do before it becomes the command."""
+    steps: list[Callable[[], object]] = []
     ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     if ignored or signal.pthread_sigmask(signal.SIG_BLOCK, ()):
-        # Both are inherited, and the kernel could never be interrupted. Only then: a function
-        # between fork and exec makes starting slower.
-        return {"preexec_fn": _let_signals_through}
-    return {}
+        # Both are inherited, and the kernel could never be interrupted.
+        steps.append(_let_signals_through)
+    if die_with_parent:
+        steps += _parent_death_signal()
+    if not steps:  # a function between fork and exec makes starting slower
+        return {}
+    return {"preexec_fn": lambda: [step() for step in steps]}
 
 
 def _let_signals_through() -> None:
@@ -97,6 +109,21 @@ def _group_takes_signals(pgid: int) -> bool:
 
 
 if sys.platform == "linux":
+    import ctypes
+
+    #: prctl(2): the signal that a process gets when the thread that made it ends.
+    _PR_SET_PDEATHSIG = 1
+
+    def _parent_death_signal() -> list[Callable[[], object]]:
+        # Looked up before the fork: afterwards nothing may be imported.
+        prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+        def die_with_parent() -> None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:  # it has ended already
+                os._exit(1)
+
+        return [die_with_parent]
 
     def _exit_status(popen: subprocess.Popen[bytes]) -> ExitStatus | None:
         try:
@@ -126,6 +153,10 @@ if sys.platform == "linux":
         return int(group) == pgid and state not in (b"Z", b"X")
 
 else:
+
+    def _parent_death_signal() -> list[Callable[[], object]]:
+        return []
+
     # macOS has waitid since Python 3.13 only. So the leader is reaped at once; what is left of its
     # group keeps the number taken. Zombies take no signals there: they count as gone.
     _exit_status = _status_when_reaped

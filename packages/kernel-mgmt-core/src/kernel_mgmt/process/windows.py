@@ -97,12 +97,20 @@ class WindowsGroup:
         argv: the command.
         cwd: its working directory.
         env: its environment, to which the handles are added.
+        die_with_parent: here all do, since the system ends a job with its last handle.
 
     Raises:
         OSError: the command cannot be run, or not in a job.
     """
 
-    def __init__(self, argv: Sequence[str], *, cwd: Path | None, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: Path | None,
+        env: Mapping[str, str],
+        die_with_parent: bool = False,
+    ) -> None:
         #: Guards the handles: a number that was given back may be another object's the next moment.
         self._lock = threading.Lock()
         self._closed = False

@@ -1,0 +1,70 @@
+"""``python -m kernel_mgmt.nanny``: reads its request, leaves who started it, and keeps a kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import NannyError
+from .request import NannyRequest
+from .watchdog import Watchdog
+
+#: Longer than any request: what goes on and on is none.
+_LONGEST_REQUEST = 64 * 1024 * 1024
+
+#: What the nanny is started with for its own sake; its kernel shall not have it.
+_OWN_TUNABLES = "glibc.malloc.hugetlb=1"
+
+
+def main() -> int:
+    """Keep one kernel; returns when it is gone."""
+    try:
+        request = NannyRequest.from_json(_read_line())
+    except NannyError as error:
+        answer({"status": "error", "ename": "NannyError", "cause": str(error), "phase": "start"})
+        return 1
+    if os.environ.get("GLIBC_TUNABLES") == _OWN_TUNABLES:
+        del os.environ["GLIBC_TUNABLES"]
+    _leave_parent()
+    watchdog = Watchdog()  # forked off while this process is small and has one thread
+
+    from .service import serve
+
+    return serve(request, watchdog, answer)
+
+
+def _read_line() -> bytes:
+    line = bytearray()
+    while not line.endswith(b"\n") and len(line) < _LONGEST_REQUEST:
+        data = os.read(0, 65536)
+        if not data:
+            break
+        line += data
+    return bytes(line)
+
+
+def answer(content: Mapping[str, Any]) -> None:
+    """Write the one line that whoever started the nanny waits for.
+
+    Raises:
+        OSError: nobody reads it.
+    """
+    line = json.dumps(content).encode("ascii") + b"\n"
+    while line:
+        line = line[os.write(1, line) :]
+
+
+def _leave_parent() -> None:
+    """Go on in a process of a session of its own, which whoever started this one need not reap."""
+    os.chdir(os.path.abspath(os.sep))  # which pins nobody's directory
+    if sys.platform != "win32":
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,430 @@
+"""The sockets that clients and managers see, and the passing of messages to and from the kernel.
+
+One plain poll loop: a task of an event loop for each direction takes longer than the messages do.
+It belongs to one thread, and everything that others want of it goes through :meth:`Front.call`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import socket as _socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Callable
+
+import zmq
+
+from ..connection import ConnectionInfo
+from ..protocol import Buffer, JSONObject, Message, Session
+from .back import SEND_BUFFER, Back
+from .frames import Envelope, is_idle, receive, send
+from .pending import PendingRequest, PendingRequests
+
+__all__ = ["Front"]
+
+logger = logging.getLogger("kernel_mgmt")
+
+#: How many messages of one socket are passed on before the others get their turn.
+_BATCH = 100
+#: How many messages a client that does not read its iopub socket may fall behind, before it loses
+#: some: without a limit it would take the nanny's memory, and with it the kernel.
+_OUTPUT_LIMIT = 100_000
+#: How many events a manager may fall behind.
+_EVENTS_LIMIT = 10_000
+#: The longest request of a manager, in bytes: whoever sends more is cut off before it is stored.
+_CONTROL_LIMIT = 1024 * 1024
+#: How long the last messages may take to leave, in milliseconds.
+_LINGER = 1000
+#: How many requests are held for a kernel that is not there yet.
+_HELD = 1000
+
+_FRONT_TYPES = {
+    "shell": zmq.ROUTER,
+    "control": zmq.ROUTER,
+    "stdin": zmq.ROUTER,
+    "hb": zmq.ROUTER,
+    "iopub": zmq.XPUB,
+    "nanny_control": zmq.ROUTER,
+    "nanny_events": zmq.PUB,
+}
+
+
+class Front:
+    """Listens for clients, and passes what they and the kernel say to each other.
+
+    Args:
+        info: where to listen, and the key.
+        on_control: called with the frames of each message on ``nanny_control``.
+        on_ready: called with the number of a kernel when it answers.
+        on_shutdown: called when a client has asked the kernel to end, with whether it wants it
+            started again.
+
+    All three are called in the loop's thread and must be quick.
+    """
+
+    def __init__(
+        self,
+        info: ConnectionInfo,
+        *,
+        on_control: Callable[[list[bytes]], object],
+        on_ready: Callable[[int], object],
+        on_shutdown: Callable[[bool], object],
+    ) -> None:
+        self.info = info
+        #: How many subscribers iopub has.
+        self.clients = 0
+        #: When a client or the kernel said something last, in seconds since the epoch.
+        self.last_activity = time.time()
+        #: How many messages of the kernel were passed on.
+        self.passed = 0
+        self._on_control = on_control
+        self._on_ready = on_ready
+        self._on_shutdown = on_shutdown
+        self._session = Session(info.key, info.signature_scheme)
+        self._back: Back | None = None
+        #: Whether messages pass between clients and the kernel, which they do once it answers.
+        self._open = False
+        #: What is said of a kernel that is gone: the name of an error and a sentence.
+        self._gone: tuple[str, str] | None = None
+        self._pending = PendingRequests()
+        #: Questions who the kernel is, for the next one to answer: by channel and frames.
+        self._held: deque[tuple[str, Any]] = deque(maxlen=_HELD)
+        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._ended = False
+        self._handlers: dict[Any, Callable[[], object]] = {}
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._sockets: dict[str, zmq.Socket[bytes]] = {}
+        self._wake_end, self._wakeup = _socket.socketpair()
+        self._wake_end.setblocking(False)
+        self._wakeup.setblocking(False)
+        try:
+            for channel in _FRONT_TYPES:
+                self._sockets[channel] = self._bind(info, channel)
+        except BaseException:
+            self.close()
+            raise
+
+    def _bind(self, info: ConnectionInfo, channel: str) -> zmq.Socket[bytes]:
+        socket = self._context.socket(_FRONT_TYPES[channel])
+        try:
+            socket.set_hwm(0)
+            socket.set(zmq.LINGER, _LINGER)
+            socket.set(zmq.SNDBUF, SEND_BUFFER)
+            if socket.socket_type == zmq.ROUTER:
+                # A client that connects again under its identity takes over from its old connection.
+                socket.set(zmq.ROUTER_HANDOVER, 1)
+            if channel == "iopub":
+                socket.set(zmq.SNDHWM, _OUTPUT_LIMIT)
+                # Every subscriber is told of, also the second to a topic, and each that leaves.
+                socket.set(zmq.XPUB_VERBOSER, 1)
+            elif channel == "nanny_events":
+                socket.set(zmq.SNDHWM, _EVENTS_LIMIT)
+            elif channel == "nanny_control":
+                socket.set(zmq.MAXMSGSIZE, _CONTROL_LIMIT)
+            if info.curve_secretkey and info.curve_publickey:
+                socket.set(zmq.CURVE_SERVER, 1)
+                socket.set(zmq.CURVE_SECRETKEY, info.curve_secretkey.encode())
+                socket.set(zmq.CURVE_PUBLICKEY, info.curve_publickey.encode())
+            socket.bind(info.endpoint(channel))
+        except BaseException:
+            socket.close(0)
+            raise
+        return socket
+
+    # -- for any thread --------------------------------------------------------------------
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """Call a function in the loop's thread, soon."""
+        self._calls.append((function, args))
+        try:
+            self._wakeup.send(b"\0")
+        except OSError:
+            pass  # it is awake already, or ended
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether the kernel runs code of a client, or is about to."""
+        return self._pending.run_code
+
+    # -- in the loop's thread --------------------------------------------------------------
+
+    def run(self) -> None:
+        """Pass messages on until :meth:`stop`."""
+        self._rebuild()
+        while not self._ended:
+            for key, _ in self._poller.poll(self._patience()):
+                self._handle(key)
+            self._ask_if_due()
+
+    def stop(self) -> None:
+        """End the loop."""
+        self._ended = True
+
+    def close(self) -> None:
+        """Close the sockets, when the last messages have left or had time to."""
+        if self._back is not None:
+            self._back.close()
+        self._context.destroy()
+        self._wakeup.close()
+        self._wake_end.close()
+
+    def meet(self, info: ConnectionInfo, number: int) -> None:
+        """Connect to a kernel; clients reach it once it answers."""
+        self._back = Back(self._context, info, self._session, number)
+        self._back.ask()
+        self._open = False
+        self._rebuild()
+
+    def part(self, ename: str, evalue: str) -> None:
+        """Leave a kernel that is gone, and answer what it did not.
+
+        Args:
+            ename: ``KernelDied`` or ``KernelRestarted``.
+            evalue: a sentence for people.
+        """
+        self._gone = (ename, evalue)
+        if self._back is not None:
+            self._back.close()
+            self._back = None
+        self._open = False
+        self._rebuild()
+        for request in self._pending.take():
+            self._answer_for_kernel(request)
+
+    def ask_to_end(self, restart: bool) -> None:
+        """Ask the kernel to end, by a message."""
+        if self._back is not None:
+            self._back.ask_to_end(restart=restart)
+
+    def interrupt(self) -> None:
+        """Interrupt what the kernel runs, by a message."""
+        if self._back is not None:
+            self._back.interrupt()
+
+    def reply(self, frames: Sequence[Buffer]) -> None:
+        """Send a manager a reply."""
+        self._send_to_clients("nanny_control", frames)
+
+    def publish(self, frames: Sequence[Buffer]) -> None:
+        """Send all managers an event."""
+        self._send_to_clients("nanny_events", frames)
+
+    # -- the loop --------------------------------------------------------------------------
+
+    def _rebuild(self) -> None:
+        """Say which sockets are looked at, and what is done with each."""
+        sockets = self._sockets
+        handlers: dict[Any, Callable[[], object]] = {
+            self._wake_end.fileno(): self._make_calls,
+            sockets["nanny_control"]: lambda: self._on_control(
+                [frame.bytes for frame in receive(sockets["nanny_control"])]
+            ),
+            sockets["iopub"]: self._take_subscription,
+        }
+        back = self._back
+        if back is not None:
+            for channel in ("shell", "control"):
+                handlers[back.sockets[channel]] = self._passer_of_replies(back, channel)
+            handlers[back.sockets["iopub"]] = self._passer_of_output(back)
+        if back is not None and self._open:
+            for channel in ("stdin", "hb"):
+                handlers[back.sockets[channel]] = self._passer(
+                    back.sockets[channel], sockets[channel]
+                )
+                handlers[sockets[channel]] = self._passer(sockets[channel], back.sockets[channel])
+        elif self._gone is not None:
+            for channel in ("stdin", "hb"):
+                handlers[sockets[channel]] = self._discarder(sockets[channel])
+        # Before the first kernel answers what clients say waits in their sockets.
+        if self._open or self._gone is not None:
+            for channel in ("shell", "control"):
+                handlers[sockets[channel]] = self._passer_of_requests(channel)
+        self._handlers = handlers
+        self._poller = zmq.Poller()
+        for key in handlers:
+            self._poller.register(key, zmq.POLLIN)
+
+    def _patience(self) -> int | None:
+        """How long to wait for messages, in milliseconds."""
+        if self._back is None or self._open:
+            return None
+        return max(0, int((self._back.ask_at - time.monotonic()) * 1000) + 1)
+
+    def _ask_if_due(self) -> None:
+        back = self._back
+        if back is not None and not self._open and time.monotonic() >= back.ask_at:
+            back.ask()
+            self._open_when_ready(back)
+
+    def _handle(self, key: Any) -> None:
+        handler = self._handlers.get(key)
+        if handler is None:  # the socket was closed in this very turn
+            return
+        try:
+            for _ in range(_BATCH):
+                handler()
+        except (zmq.Again, BlockingIOError):
+            pass  # all taken
+        except zmq.ZMQError as error:
+            if error.errno != zmq.ENOTSOCK:  # its kernel was left in this very turn
+                logger.exception("The nanny could not pass on a message")
+        except Exception:
+            # One bad message is not the end of all others.
+            logger.exception("The nanny could not pass on a message")
+
+    def _make_calls(self) -> None:
+        self._wake_end.recv(4096)
+        while self._calls:
+            function, args = self._calls.popleft()
+            function(*args)
+
+    # -- from clients ----------------------------------------------------------------------
+
+    def _passer_of_requests(self, channel: str) -> Callable[[], None]:
+        source = self._sockets[channel]
+
+        def pass_request() -> None:
+            self._pass_request(channel, receive(source))
+
+        return pass_request
+
+    def _pass_request(self, channel: str, frames: Any) -> None:
+        self.last_activity = time.time()
+        envelope = Envelope(frames)
+        header = envelope.header()
+        request = self._request(channel, envelope, header)
+        back = self._back
+        if back is not None and self._open:
+            if request is not None:
+                self._pending.add(request)
+                if header["msg_type"] == "shutdown_request":
+                    self._on_shutdown(bool(envelope.content().get("restart")))
+            send(back.sockets[channel], frames)
+        elif request is None:
+            pass  # it wants no answer, and there is nobody to take it
+        elif header["msg_type"] == "kernel_info_request":
+            self._held.append((channel, frames))
+        else:
+            if header["msg_type"] == "shutdown_request":
+                self._on_shutdown(bool(envelope.content().get("restart")))
+            self._answer_for_kernel(request)
+
+    def _request(
+        self, channel: str, envelope: Envelope, header: JSONObject
+    ) -> PendingRequest | None:
+        """Give the request that a client has sent; None when it is none, or is forged."""
+        msg_type = header.get("msg_type")
+        if not isinstance(msg_type, str) or not msg_type.endswith("_request"):
+            return None
+        if not isinstance(header.get("msg_id"), str):
+            return None
+        session = self._session
+        if session.signed and not hmac.compare_digest(
+            session.sign(envelope.signed()), envelope.signature()
+        ):
+            return None
+        return PendingRequest(channel, envelope.route, header)
+
+    def _answer_for_kernel(self, request: PendingRequest) -> None:
+        """Answer a request in the place of the kernel, which never will."""
+        ename, evalue = self._gone or ("KernelDied", "The kernel died.")
+        msg_type = request.header["msg_type"]
+        reply_type = msg_type[: -len("request")] + "reply"
+        error = {"status": "error", "ename": ename, "evalue": evalue, "traceback": []}
+        self._say(request.channel, reply_type, error, request.header, request.route)
+        idle = {"execution_state": "idle"}
+        self._say("iopub", "status", idle, request.header, (b"status",))
+
+    def _say(
+        self,
+        channel: str,
+        msg_type: str,
+        content: JSONObject,
+        parent: JSONObject,
+        route: Sequence[bytes],
+    ) -> None:
+        # The mark is for clients that learn of the kernel's end by a manager.
+        header = {**self._session.header(msg_type), "nanny": True}
+        message = Message(header, parent, {}, content, (), route)
+        self._send_to_clients(channel, self._session.serialize(message))
+
+    def _send_to_clients(self, channel: str, frames: Sequence[Buffer]) -> None:
+        try:
+            send(self._sockets[channel], frames)
+        except zmq.Again:
+            logger.warning("A message on %s was dropped: nobody takes it.", channel)
+
+    def _take_subscription(self) -> None:
+        """Welcome a subscriber (JEP 65), or take notice of one that leaves."""
+        event = self._sockets["iopub"].recv(zmq.NOBLOCK)
+        if event[:1] == b"\x01":
+            self.clients += 1
+            topic = event[1:]
+            content = {"subscription": topic.decode("utf-8", "replace")}
+            message = self._session.message("iopub_welcome", content, idents=(topic,))
+            self._send_to_clients("iopub", self._session.serialize(message))
+        elif event[:1] == b"\x00":
+            self.clients = max(0, self.clients - 1)
+
+    # -- from the kernel -------------------------------------------------------------------
+
+    def _passer_of_replies(self, back: Back, channel: str) -> Callable[[], None]:
+        source, target = back.sockets[channel], self._sockets[channel]
+
+        def pass_reply() -> None:
+            frames = receive(source)
+            reply = Envelope(frames)
+            if back.is_own(reply):
+                self._open_when_ready(back)
+                return
+            self._pending.remove(reply.parent_id())
+            self.passed += 1
+            send(target, frames)
+
+        return pass_reply
+
+    def _passer_of_output(self, back: Back) -> Callable[[], None]:
+        source, target = back.sockets["iopub"], self._sockets["iopub"]
+        remove = self._pending.remove
+
+        def pass_output() -> None:
+            frames = receive(source)
+            if not self._open:
+                back.heard()
+                self._open_when_ready(back)
+            elif is_idle(frames):
+                # Some lose a reply; a kernel that is idle again does not owe it any more.
+                remove(Envelope(frames).parent_id())
+                self.last_activity = time.time()
+            self.passed += 1
+            send(target, frames)
+
+        return pass_output
+
+    def _open_when_ready(self, back: Back) -> None:
+        """Let messages pass once the kernel answers."""
+        if self._open or not back.ready:
+            return
+        self._open = True
+        self._gone = None
+        self._rebuild()
+        self._on_ready(back.number)
+        while self._held:
+            self._pass_request(*self._held.popleft())
+
+    def _passer(self, source: Any, target: Any) -> Callable[[], None]:
+        def pass_on() -> None:
+            frames = receive(source)
+            self.passed += 1
+            send(target, frames)
+
+        return pass_on
+
+    @staticmethod
+    def _discarder(source: Any) -> Callable[[], None]:
+        def discard() -> None:
+            receive(source)
+
+        return discard

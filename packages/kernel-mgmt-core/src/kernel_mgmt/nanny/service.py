@@ -1,0 +1,344 @@
+"""One nanny's life: where it listens, its record, its kernel, its answer, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Callable
+
+import zmq
+
+from .. import __version__
+from ..background import background_loop, call_blocking
+from ..connection import ConnectionInfo, free_tcp_ports
+from ..endpoints import (
+    announce,
+    check_endpoints,
+    choose_endpoints,
+    private_directory,
+    remove_connection,
+)
+from ..errors import KernelMgmtError, LaunchError, one_line
+from ..launch import KernelRecord, LaunchRequest
+from ..machine import process_identity, this_machine
+from ..protocol import Session
+from ..records import remove_record, write_record
+from .control import Control
+from .front import Front
+from .protocol import PROTOCOL_VERSION
+from .request import NannyRequest
+from .supervisor import Supervisor
+from .watchdog import Watchdog
+
+__all__ = ["serve"]
+
+logger = logging.getLogger("kernel_mgmt")
+
+#: The numbers of the nanny's own Unix sockets, after those of the five channels.
+_CONTROL_NUMBER, _EVENTS_NUMBER = 6, 7
+
+Answer = Callable[[Mapping[str, Any]], None]
+
+
+def serve(request: NannyRequest, watchdog: Watchdog, answer: Answer) -> int:
+    """Keep a kernel until it is gone for good.
+
+    Args:
+        request: what to keep.
+        watchdog: is told what must not outlive this process.
+        answer: tells whoever started the nanny how that went.
+
+    Returns:
+        The exit code.
+    """
+    place: _Place | None = None
+    try:
+        place = _Place(request, watchdog)
+        nanny = _Nanny(request, watchdog, place, answer)
+    except (KernelMgmtError, OSError) as error:
+        if place is not None:
+            place.leave()
+        watchdog.close()
+        with contextlib.suppress(OSError):
+            answer(_told(error))
+        return 1
+    return nanny.run()
+
+
+class _Place:
+    """Where the nanny listens and what tells of it: sockets' directory, connection file, record.
+
+    Args:
+        request: what it keeps.
+        watchdog: removes all of it, should the nanny be killed.
+
+    Raises:
+        LaunchError: a file cannot be made, or the endpoints are taken; nothing was left behind.
+    """
+
+    def __init__(self, request: NannyRequest, watchdog: Watchdog) -> None:
+        self._request = request
+        given = request.connection_info
+        check_endpoints(given)
+        launch_request = LaunchRequest(
+            request.kernel_type, request.kernel_id, connection_info=given
+        )
+        self.info = _with_nanny_ports(choose_endpoints(launch_request, "ipc"))
+        self.connection_file = announce(self.info, request.runtime_dir, request.kernel_id)
+        watchdog.watch_path(self.connection_file)
+        #: A private directory for what the kernels need.
+        self.home = Path(self.info.ip).parent
+        try:
+            if given is not None or self.info.transport != "ipc":
+                self.home = private_directory()
+            watchdog.watch_path(self.home)
+        except BaseException:
+            self.leave()
+            raise
+
+    def write_record(self, watchdog: Watchdog) -> None:
+        """Write the record by which the kernel is found again.
+
+        Raises:
+            LaunchError: it cannot be written.
+        """
+        request = self._request
+        if request.record_dir is None:
+            return
+        nanny = {
+            "pid": os.getpid(),
+            "identity": process_identity(os.getpid()),
+            "directory": str(self.home),
+        }
+        record = KernelRecord(
+            kernel_id=request.kernel_id,
+            type_id=request.kernel_type.id,
+            connection_info=self.info,
+            manager={"nanny": nanny},
+            name=request.options.name,
+            started=time.time(),
+            cwd="" if request.cwd is None else str(request.cwd),
+            machine=this_machine(),
+            connection_file=self.connection_file,
+        )
+        watchdog.watch_path(write_record(request.record_dir, record))
+
+    def leave(self) -> None:
+        """Remove all of it."""
+        remove_connection(self.connection_file, self.info)
+        if hasattr(self, "home") and self.home != Path(self.info.ip).parent:
+            shutil.rmtree(self.home, ignore_errors=True)
+        if self._request.record_dir is not None:
+            remove_record(self._request.record_dir, self._request.kernel_id)
+
+
+def _with_nanny_ports(info: ConnectionInfo) -> ConnectionInfo:
+    if info.nanny_control_port and info.nanny_events_port:
+        return info
+    control, events = _CONTROL_NUMBER, _EVENTS_NUMBER
+    if info.transport == "tcp":
+        control, events = free_tcp_ports(2, info.ip)
+    return info.replace(nanny_control_port=control, nanny_events_port=events)
+
+
+class _Nanny:
+    """The parts of a nanny put together: the front in this thread, the rest on the background loop."""
+
+    def __init__(
+        self, request: NannyRequest, watchdog: Watchdog, place: _Place, answer: Answer
+    ) -> None:
+        self._watchdog = watchdog
+        self._place = place
+        self._answer = answer
+        self._exit_code = 0
+        loop = self._loop = background_loop()
+        info = place.info
+        try:
+            front = self._front = Front(
+                info,
+                on_control=self._take_control,
+                on_ready=self._take_ready,
+                on_shutdown=self._take_shutdown,
+            )
+        except zmq.ZMQError as error:
+            raise LaunchError(
+                f"The nanny cannot listen at {info!r}: {one_line(error)}.",
+                phase="start",
+                advice="Pass another connection_info, or none.",
+                endpoints_refused=request.connection_info is not None,
+            ) from error
+        try:
+            place.write_record(watchdog)
+        except BaseException:
+            front.close()
+            raise
+        self._supervisor = call_blocking(self._supervise(request), None, "nanny")
+        self._supervisor.facts = {
+            "implementation_version": __version__,
+            "nanny_pid": os.getpid(),
+            "connection_file": str(place.connection_file),
+        }
+        self._control = Control(
+            self._supervisor,
+            Session(info.key, info.signature_scheme),
+            send_reply=lambda frames: front.call(front.reply, frames),
+            send_event=lambda frames: front.call(front.publish, frames),
+            loop=loop,
+        )
+
+    async def _supervise(self, request: NannyRequest) -> Supervisor:
+        # Made on the loop, to which its events belong.
+        return Supervisor(
+            request,
+            self._front,
+            self._watchdog,
+            self._place.home,
+            tell=self._tell,
+            leave=self._place.leave,
+        )
+
+    # -- in the front's thread -------------------------------------------------------------
+
+    def _take_control(self, frames: list[bytes]) -> None:
+        self._control.receive(frames)
+
+    def _take_ready(self, number: int) -> None:
+        self._soon(self._supervisor.note_ready, number)
+
+    def _take_shutdown(self, restart: bool) -> None:
+        self._soon(self._supervisor.note_shutdown, restart)
+
+    def _soon(self, function: Callable[..., object], *args: Any) -> None:
+        self._loop.call_soon_threadsafe(function, *args)
+
+    def _tell(self, event: str, content: dict[str, Any]) -> None:
+        self._control.tell(event, content)
+
+    def run(self) -> int:
+        """Serve until the kernel is gone for good; gives the exit code."""
+        self._mind_signals()
+        asyncio.run_coroutine_threadsafe(self._live(), self._loop)
+        try:
+            self._front.run()
+        finally:
+            self._front.close()
+            self._watchdog.close()
+        return self._exit_code
+
+    def _mind_signals(self) -> None:
+        def stop(*_: object) -> None:
+            self._soon(self._supervisor.begin_stop, "signal")
+
+        signal.signal(signal.SIGTERM, stop)
+        # Not ignored, which the kernel would inherit.
+        signal.signal(signal.SIGINT, _do_nothing)
+        if sys.platform != "win32":
+            signal.signal(signal.SIGHUP, _do_nothing)
+
+    # -- on the background loop ------------------------------------------------------------
+
+    async def _live(self) -> None:
+        supervisor = self._supervisor
+        try:
+            if await self._start():
+                await supervisor.stopped.wait()
+        except BaseException:
+            logger.exception("The nanny has a defect")
+            self._exit_code = 1
+        finally:
+            await supervisor.close()
+            await self._control.finish()
+            self._front.call(self._front.stop)
+
+    async def _start(self) -> bool:
+        """Launch the kernel and answer; tells whether there is one to be kept."""
+        start = asyncio.ensure_future(self._supervisor.start())
+        with _called_when_closed(1, start.cancel):
+            await asyncio.wait({start})
+        if start.cancelled():  # nobody waits for it any more
+            self._exit_code = 1
+            return False
+        error = start.exception()
+        try:
+            if error is not None:
+                self._exit_code = 1
+                await self._supervisor.close()  # so that nothing is left when this is read
+                self._answer(_told(error))
+                return False
+            self._answer(
+                {
+                    "status": "ok",
+                    "protocol_version": PROTOCOL_VERSION,
+                    "pid": os.getpid(),
+                    "connection_info": self._place.info.to_dict(),
+                    "connection_file": str(self._place.connection_file),
+                }
+            )
+        except OSError:  # nobody reads it, so nobody knows of the kernel
+            if error is None:
+                self._supervisor.begin_stop("signal", 0)
+        self._let_go_of_streams()
+        return True
+
+    def _let_go_of_streams(self) -> None:
+        """Keep nobody waiting for the end of our output; what goes wrong from now on is in a file."""
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1):
+            os.dup2(null, stream)
+        os.close(null)
+        log = os.open(self._place.home / "nanny.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(log, 2)
+        os.close(log)
+
+
+def _told(error: BaseException) -> dict[str, Any]:
+    """Give an error as the answer to whoever started the nanny."""
+    status = getattr(error, "exit_status", None)
+    return {
+        "status": "error",
+        "ename": "LaunchError" if isinstance(error, LaunchError) else "NannyError",
+        "cause": getattr(error, "cause", "") or str(error),
+        "phase": getattr(error, "phase", "start"),
+        "advice": getattr(error, "advice", ""),
+        "exit_status": None if status is None else status.to_dict(),
+        "log_tail": getattr(error, "log_tail", ""),
+        "endpoints_refused": getattr(error, "endpoints_refused", False),
+    }
+
+
+@contextlib.contextmanager
+def _called_when_closed(descriptor: int, function: Callable[[], object]) -> Any:
+    """Call a function when nobody reads what we write any more, where the system tells."""
+    loop = asyncio.get_running_loop()
+
+    def look() -> None:
+        loop.remove_reader(descriptor)
+        poll = select.poll()
+        poll.register(descriptor, 0)
+        if any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+            function()
+
+    watched = sys.platform == "linux"
+    if watched:
+        try:
+            loop.add_reader(descriptor, look)
+        except OSError:  # it is a file
+            watched = False
+    try:
+        yield
+    finally:
+        if watched:
+            loop.remove_reader(descriptor)
+
+
+def _do_nothing(*_: object) -> None:
+    """Take a signal that is meant for what runs in a terminal."""
