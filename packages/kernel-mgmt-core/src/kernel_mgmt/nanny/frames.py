@@ -64,6 +64,8 @@ class Envelope:
         frames: the message's frames, as :func:`receive` gave them.
     """
 
+    __slots__ = ("_delimiter", "frames")
+
     def __init__(self, frames: Frames) -> None:
         self.frames = frames
         #: Where the delimiter is; None when the frames are those of no message.

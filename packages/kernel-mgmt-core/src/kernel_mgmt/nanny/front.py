@@ -1,13 +1,18 @@
 """The sockets that clients and managers see, and the passing of messages to and from the kernel.
 
-One plain poll loop: a task of an event loop for each direction takes longer than the messages do.
-It belongs to one thread, and everything that others want of it goes through :meth:`Front.call`.
+One plain loop: a task of an event loop for each direction takes longer than the messages do.  It
+belongs to one thread, and everything that others want of it goes through :meth:`Front.call`.
+
+A ZeroMQ socket's descriptor tells that something has happened to it, once: whoever is woken by it
+asks the socket what, and takes all of it.  To send takes notice of what has happened, too, so a
+socket that was sent on is looked at again.
 """
 
 from __future__ import annotations
 
 import hmac
 import logging
+import selectors
 import socket as _socket
 import time
 from collections import deque
@@ -25,6 +30,9 @@ from .pending import PendingRequest, PendingRequests
 __all__ = ["Front"]
 
 logger = logging.getLogger("kernel_mgmt")
+
+# Plain integers: pyzmq's enum members take longer.
+_FD, _EVENTS, _POLLIN = int(zmq.FD), int(zmq.EVENTS), int(zmq.POLLIN)
 
 #: How many messages of one socket are passed on before the others get their turn.
 _BATCH = 100
@@ -93,7 +101,10 @@ class Front:
         self._held: deque[tuple[str, Any]] = deque(maxlen=_HELD)
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._ended = False
-        self._handlers: dict[Any, Callable[[], object]] = {}
+        #: What is done with a message, by its socket; and those that may have one.
+        self._handlers: dict[zmq.Socket[bytes], Callable[[], object]] = {}
+        self._to_look_at: set[zmq.Socket[bytes]] = set()
+        self._selector = selectors.DefaultSelector()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
         self._wake_end, self._wakeup = _socket.socketpair()
@@ -154,8 +165,14 @@ class Front:
         """Pass messages on until :meth:`stop`."""
         self._rebuild()
         while not self._ended:
-            for key, _ in self._poller.poll(self._patience()):
-                self._handle(key)
+            for key, _ in self._selector.select(self._patience()):
+                if key.data is None:
+                    self._make_calls()
+                else:
+                    self._to_look_at.add(key.data)
+            sockets, self._to_look_at = self._to_look_at, set()
+            for socket in sockets:
+                self._serve(socket)
             self._ask_if_due()
 
     def stop(self) -> None:
@@ -167,6 +184,7 @@ class Front:
         if self._back is not None:
             self._back.close()
         self._context.destroy()
+        self._selector.close()
         self._wakeup.close()
         self._wake_end.close()
 
@@ -205,11 +223,11 @@ class Front:
 
     def reply(self, frames: Sequence[Buffer]) -> None:
         """Send a manager a reply."""
-        self._send_to_clients("nanny_control", frames)
+        self._send(self._sockets["nanny_control"], frames)
 
     def publish(self, frames: Sequence[Buffer]) -> None:
         """Send all managers an event."""
-        self._send_to_clients("nanny_events", frames)
+        self._send(self._sockets["nanny_events"], frames)
 
     # -- the loop --------------------------------------------------------------------------
 
@@ -217,7 +235,6 @@ class Front:
         """Say which sockets are looked at, and what is done with each."""
         sockets = self._sockets
         handlers: dict[Any, Callable[[], object]] = {
-            self._wake_end.fileno(): self._make_calls,
             sockets["nanny_control"]: lambda: self._on_control(
                 [frame.bytes for frame in receive(sockets["nanny_control"])]
             ),
@@ -242,15 +259,20 @@ class Front:
             for channel in ("shell", "control"):
                 handlers[sockets[channel]] = self._passer_of_requests(channel)
         self._handlers = handlers
-        self._poller = zmq.Poller()
-        for key in handlers:
-            self._poller.register(key, zmq.POLLIN)
+        self._selector.close()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake_end, selectors.EVENT_READ)
+        for socket in handlers:
+            self._selector.register(socket.getsockopt(_FD), selectors.EVENT_READ, socket)
+        self._to_look_at = set(handlers)
 
-    def _patience(self) -> int | None:
-        """How long to wait for messages, in milliseconds."""
+    def _patience(self) -> float | None:
+        """How long to wait for messages, in seconds."""
+        if self._to_look_at:
+            return 0
         if self._back is None or self._open:
             return None
-        return max(0, int((self._back.ask_at - time.monotonic()) * 1000) + 1)
+        return max(0.0, self._back.ask_at - time.monotonic())
 
     def _ask_if_due(self) -> None:
         back = self._back
@@ -258,27 +280,43 @@ class Front:
             back.ask()
             self._open_when_ready(back)
 
-    def _handle(self, key: Any) -> None:
-        handler = self._handlers.get(key)
-        if handler is None:  # the socket was closed in this very turn
+    def _serve(self, socket: zmq.Socket[bytes]) -> None:
+        """Take what has come to a socket, up to its share of a turn."""
+        handler = self._handlers.get(socket)
+        if handler is None:  # its kernel was left in this very turn
             return
+        option: Callable[[int], Any] = socket.getsockopt
         try:
             for _ in range(_BATCH):
+                if not option(_EVENTS) & _POLLIN:
+                    return
                 handler()
-        except (zmq.Again, BlockingIOError):
-            pass  # all taken
         except zmq.ZMQError as error:
-            if error.errno != zmq.ENOTSOCK:  # its kernel was left in this very turn
+            if error.errno != zmq.ENOTSOCK:  # likewise
                 logger.exception("The nanny could not pass on a message")
         except Exception:
             # One bad message is not the end of all others.
             logger.exception("The nanny could not pass on a message")
+        self._to_look_at.add(socket)
 
     def _make_calls(self) -> None:
-        self._wake_end.recv(4096)
+        try:
+            self._wake_end.recv(4096)
+        except BlockingIOError:
+            pass
         while self._calls:
             function, args = self._calls.popleft()
-            function(*args)
+            try:
+                function(*args)
+            except Exception:
+                logger.exception("The nanny failed at %r", function)
+
+    def _send(self, socket: zmq.Socket[bytes], frames: Sequence[Any]) -> None:
+        try:
+            send(socket, frames)
+        except zmq.Again:
+            logger.warning("A message was dropped: nobody takes it.")
+        self._to_look_at.add(socket)
 
     # -- from clients ----------------------------------------------------------------------
 
@@ -301,7 +339,7 @@ class Front:
                 self._pending.add(request)
                 if header["msg_type"] == "shutdown_request":
                     self._on_shutdown(bool(envelope.content().get("restart")))
-            send(back.sockets[channel], frames)
+            self._send(back.sockets[channel], frames)
         elif request is None:
             pass  # it wants no answer, and there is nobody to take it
         elif header["msg_type"] == "kernel_info_request":
@@ -348,13 +386,7 @@ class Front:
         # The mark is for clients that learn of the kernel's end by a manager.
         header = {**self._session.header(msg_type), "nanny": True}
         message = Message(header, parent, {}, content, (), route)
-        self._send_to_clients(channel, self._session.serialize(message))
-
-    def _send_to_clients(self, channel: str, frames: Sequence[Buffer]) -> None:
-        try:
-            send(self._sockets[channel], frames)
-        except zmq.Again:
-            logger.warning("A message on %s was dropped: nobody takes it.", channel)
+        self._send(self._sockets[channel], self._session.serialize(message))
 
     def _take_subscription(self) -> None:
         """Welcome a subscriber (JEP 65), or take notice of one that leaves."""
@@ -364,7 +396,7 @@ class Front:
             topic = event[1:]
             content = {"subscription": topic.decode("utf-8", "replace")}
             message = self._session.message("iopub_welcome", content, idents=(topic,))
-            self._send_to_clients("iopub", self._session.serialize(message))
+            self._send(self._sockets["iopub"], self._session.serialize(message))
         elif event[:1] == b"\x00":
             self.clients = max(0, self.clients - 1)
 
@@ -381,7 +413,7 @@ class Front:
                 return
             self._pending.remove(reply.parent_id())
             self.passed += 1
-            send(target, frames)
+            self._send(target, frames)
 
         return pass_reply
 
@@ -399,7 +431,7 @@ class Front:
                 remove(Envelope(frames).parent_id())
                 self.last_activity = time.time()
             self.passed += 1
-            send(target, frames)
+            self._send(target, frames)
 
         return pass_output
 
@@ -418,7 +450,7 @@ class Front:
         def pass_on() -> None:
             frames = receive(source)
             self.passed += 1
-            send(target, frames)
+            self._send(target, frames)
 
         return pass_on
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["PendingRequest", "PendingRequests"]
 
@@ -12,8 +11,7 @@ __all__ = ["PendingRequest", "PendingRequests"]
 _LIMIT = 10_000
 
 
-@dataclass(frozen=True)
-class PendingRequest:
+class PendingRequest(NamedTuple):
     """A request on its way to the kernel, or being worked on.
 
     Attributes:
