@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from .manager import KernelManager as KernelManager
     from .protocol import Message as Message
     from .protocol import Session as Session
+    from .remote_manager import RemoteKernelManager as RemoteKernelManager
+    from .remote_manager import manager_for as manager_for
     from .request import Request as Request
     from .restart_policy import RestartPolicy as RestartPolicy
     from .restarter import KernelRestarter as KernelRestarter
@@ -95,6 +97,7 @@ _MODULES = {
     ),
     "manager": ("ExitStatus", "KernelManager"),
     "protocol": ("Message", "Session"),
+    "remote_manager": ("RemoteKernelManager", "manager_for"),
     "request": ("Request",),
     "restart_policy": ("RestartPolicy",),
     "restarter": ("KernelRestarter",),

@@ -25,6 +25,7 @@ __all__ = [
     "call_blocking",
     "call_in_background",
     "finish",
+    "in_background",
     "refuse_to_block",
     "take",
 ]
@@ -169,6 +170,17 @@ def take(source: queue.SimpleQueue[T]) -> T:
 def call_in_background(function: Callable[..., object], *args: Any) -> None:
     """Call a function on the shared loop soon."""
     background_loop().call_soon_threadsafe(function, *args)
+
+
+async def in_background(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await a coroutine that runs on the shared loop, from any loop.
+
+    It is cancelled with its caller.
+    """
+    loop = background_loop()
+    if asyncio.get_running_loop() is loop:
+        return await coroutine
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, loop))
 
 
 async def finish(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -1,4 +1,4 @@
-"""ZeroMQ sockets on an event loop: one generic channel for all five, and the heartbeat.
+"""ZeroMQ sockets on an event loop: one generic channel for all of them, and the heartbeat.
 
 A ZeroMQ socket's descriptor is edge-triggered: it becomes readable once, not as long as there is
 something to read.  So a channel drains its socket at each wake-up, and looks again after each
@@ -15,6 +15,7 @@ from typing import Any
 
 import zmq
 from tornado.ioloop import IOLoop
+from zmq.utils.monitor import parse_monitor_message
 
 from .connection import ConnectionInfo
 from .protocol import DELIMITER, Buffer
@@ -42,7 +43,11 @@ _SOCKET_TYPES = {
     "stdin": zmq.DEALER,
     "iopub": zmq.SUB,
     "hb": zmq.DEALER,
+    "nanny_control": zmq.DEALER,
+    "nanny_events": zmq.SUB,
 }
+#: What a channel tells of its connection.
+_LINK_EVENTS = {int(zmq.EVENT_DISCONNECTED): "lost", int(zmq.EVENT_CONNECT_RETRIED): "failed"}
 
 _context: zmq.Context[zmq.Socket[bytes]] | None = None
 _context_pid = 0
@@ -77,7 +82,7 @@ def connect(info: ConnectionInfo, channel: str, identity: bytes = b"") -> zmq.So
             socket.set(zmq.CURVE_PUBLICKEY, public)
             socket.set(zmq.CURVE_SECRETKEY, secret)
             socket.set(zmq.CURVE_SERVERKEY, info.curve_publickey.encode())
-        if channel == "iopub":
+        if channel in ("iopub", "nanny_events"):
             socket.subscribe(b"")
         elif channel == "stdin":
             # No pipe before the connection is up: POLLOUT then tells that it is.
@@ -116,9 +121,11 @@ class Channel:
 
     Args:
         info: where the kernel is.
-        name: ``shell``, ``iopub``, ``stdin`` or ``control``.
+        name: ``shell``, ``iopub``, ``stdin``, ``control``, ``nanny_control`` or ``nanny_events``.
         identity: the routing id; shell and stdin of a client share one.
         on_frames: called with the frames of each message, on the loop.
+        on_link: called with ``lost`` when the connection is lost, and with ``failed`` when an
+            attempt to connect has failed, on the loop.  ZeroMQ goes on trying in either case.
     """
 
     def __init__(
@@ -127,6 +134,8 @@ class Channel:
         name: str,
         identity: bytes,
         on_frames: Callable[[str, list[Any]], None],
+        *,
+        on_link: Callable[[str], object] | None = None,
     ) -> None:
         self.name = name
         self._on_frames = on_frames
@@ -135,6 +144,7 @@ class Channel:
         self._io_loop = IOLoop.current()
         self._descriptor = _option(self._socket, zmq.FD)
         self._io_loop.add_handler(self._descriptor, self._on_readable, IOLoop.READ)
+        self._link = None if on_link is None else _Link(self._socket, self._io_loop, on_link)
         self._drain_soon()
 
     def send(self, frames: Sequence[Buffer]) -> None:
@@ -166,6 +176,8 @@ class Channel:
                 to this address, which would take it for its own.
         """
         if not self._socket.closed:
+            if self._link is not None:
+                self._link.close()
             self._io_loop.remove_handler(self._descriptor)
             self._socket.close(None if unsent else 0)
 
@@ -188,6 +200,42 @@ class Channel:
 
     def _on_readable(self, fd: Any, events: int) -> None:
         self.drain()
+
+
+class _Link:
+    """Watches the connection of a socket; what it was before this was made is not told.
+
+    Args:
+        socket: the socket.
+        io_loop: on which to watch.
+        on_link: see :class:`Channel`.
+    """
+
+    def __init__(
+        self, socket: zmq.Socket[bytes], io_loop: IOLoop, on_link: Callable[[str], object]
+    ) -> None:
+        self._socket = socket
+        self._io_loop = io_loop
+        self._on_link = on_link
+        self._monitor = socket.get_monitor_socket(sum(_LINK_EVENTS))
+        self._descriptor = _option(self._monitor, zmq.FD)
+        io_loop.add_handler(self._descriptor, self._on_readable, IOLoop.READ)
+        io_loop.add_callback(self._drain)
+
+    def close(self) -> None:
+        """Stop watching, before the socket itself is closed."""
+        self._io_loop.remove_handler(self._descriptor)
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+
+    def _drain(self) -> None:
+        while not self._monitor.closed and _option(self._monitor, zmq.EVENTS) & zmq.POLLIN:
+            event = parse_monitor_message(self._monitor.recv_multipart(_NOBLOCK))["event"]
+            if event in _LINK_EVENTS:  # the end of the monitoring is an event, too
+                self._on_link(_LINK_EVENTS[event])
+
+    def _on_readable(self, fd: Any, events: int) -> None:
+        self._drain()
 
 
 class Heartbeat:

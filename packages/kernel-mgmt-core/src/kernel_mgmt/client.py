@@ -97,26 +97,39 @@ class KernelClient(RequestMethods[Request]):
     def _connect(self, info: ConnectionInfo, manager: KernelManager | None) -> None:
         self.connection_info = info
         self.manager = manager
+        #: Is set unless a kernel that is gone may yet be replaced behind the same address.
+        self._settled = asyncio.Event()
+        self._settled.set()
+        #: Is set when the requests of a kernel that has ended have ended, too.
+        self._mourned = asyncio.Event()
+        #: Watches the kernel, and each that replaces it.
+        self._watch: asyncio.Task[None] | None = None
+        self._open()
+        if manager is not None:
+            self._watch = self._loop.create_task(self._follow(manager))
+            manager.followed_by(self._watch)
+
+    def _open(self) -> None:
+        """Open the sockets, to a kernel that this client has not talked to."""
+        info = self.connection_info
         self.session = Session(info.key, info.signature_scheme)
         self._identity = self.session.session_id.encode()
         #: Why nothing can be asked of the kernel any more: it has died, or is being replaced.
         self._gone: KernelMgmtError | None = None
+        self._mourned.clear()
         #: Whether this client has asked the kernel to end, and not to be started again.
         self.asked_to_end = False
         self._iopub_heard = asyncio.Event()
         self._dialect.unlearn()
         self._heartbeat: Heartbeat | None = None
         self._channels: dict[str, Channel] = {}
-        self._death_watch: asyncio.Task[None] | None = None
         try:
             # The others are opened when they are first used.
             for name in ("iopub", "stdin", "shell"):
                 self._channel(name)
         except BaseException:
-            self._disconnect()
+            self._close_sockets()
             raise
-        if manager is not None:
-            self._death_watch = self._loop.create_task(self._watch_for_death(manager))
 
     def _channel(self, name: str) -> Channel:
         channel = self._channels.get(name)
@@ -127,8 +140,12 @@ class KernelClient(RequestMethods[Request]):
         return channel
 
     def _disconnect(self, *, unsent: bool = True) -> None:
-        if self._death_watch is not None:
-            self._death_watch.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+        self._settled.set()
+        self._close_sockets(unsent=unsent)
+
+    def _close_sockets(self, *, unsent: bool = True) -> None:
         if self._heartbeat is not None:
             self._heartbeat.close()
         for channel in self._channels.values():
@@ -195,21 +212,64 @@ class KernelClient(RequestMethods[Request]):
         """
         if self._closed:
             return
-        if isinstance(error, KernelDied) and self._death_watch is not None:
+        if isinstance(error, KernelDied) and self._watch is not None:
             # The kernel's last words come first. Bounded, lest the manager is another kernel's.
-            await asyncio.wait({self._death_watch}, timeout=_LAST_WORDS_LIMIT)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORDS_LIMIT):
+                    await self._mourned.wait()
         self._disconnect(unsent=False)
         self._gone = error
         self._fail_requests(error)
 
-    async def _watch_for_death(self, manager: KernelManager) -> None:
+    async def _follow(self, manager: KernelManager) -> None:
+        """Watch the kernel, and go on with each that replaces it behind the same address."""
+        try:
+            await self._see_the_end(manager)
+            while not self.asked_to_end and await manager.next_kernel():
+                self._close_sockets(unsent=False)
+                self._open()
+                self._settled.set()
+                await self._ready_or_dead(manager)
+                await self._see_the_end(manager)
+        except KernelMgmtError as error:
+            logger.warning("The manager tells of its kernel no more: %s", error)
+        except Exception:
+            logger.exception("The manager %r tells of its kernel no more", manager)
+        self._mourned.set()
+        self._settled.set()
+
+    async def _see_the_end(self, manager: KernelManager) -> None:
+        """Wait until the kernel has ended, and end what is under way with it."""
         status = await manager.wait()
+        # Before the last words: meanwhile the manager may go on to the next kernel.
+        error = (
+            KernelRestarted("The kernel was restarted before it answered; send the request again.")
+            if manager.restarting
+            else KernelDied(status, await manager.log_tail())
+        )
         before = -1
         while (count := sum(request.output_count for request in self._under_way())) != before:
             before = count
             await asyncio.sleep(_LAST_WORDS)
-        self._gone = KernelDied(status, await manager.log_tail())
-        self._fail_requests(self._gone)
+        self._settled.clear()
+        self._gone = error
+        self._fail_requests(error)
+        self._mourned.set()
+
+    async def _ready_or_dead(self, manager: KernelManager) -> None:
+        """Wait until nothing of the kernel's output is missed any more, or the kernel has ended."""
+        either = {
+            self._loop.create_task(self._become_ready()),
+            self._loop.create_task(manager.wait()),
+        }
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in either:
+                task.cancel()
+            await asyncio.wait(either)
+            for task in either:
+                _ = task.cancelled() or task.exception()  # looked at, or asyncio complains
 
     def _under_way(self) -> list[Request]:
         return [*self._pending.values(), *self._answered.values()]
@@ -267,6 +327,7 @@ class KernelClient(RequestMethods[Request]):
         return self.kernel_info_content
 
     async def _become_ready(self) -> JSONObject:
+        await self._settled.wait()
         probes = [self.kernel_info()]
         pause = _BUSY_AFTER
         try:
@@ -304,6 +365,12 @@ class KernelClient(RequestMethods[Request]):
 
     async def _not_ready(self, seconds: float) -> RequestTimeout:
         message = f"The kernel did not answer within {seconds:g} s (phase 'ready')"
+        if not self._settled.is_set():
+            return RequestTimeout(
+                f"{message}; it is gone, and none has come in its place yet: give it more time",
+                phase="ready",
+                seconds=seconds,
+            )
         if self.manager is None:
             return RequestTimeout(
                 f"{message}; is it running, and is the connection info current?",
@@ -539,6 +606,9 @@ class KernelClient(RequestMethods[Request]):
     def _on_frames(self, channel: str, frames: list[Any]) -> None:
         try:
             message = self.session.deserialize(frames, channel)
+            if "nanny" in message.header:
+                self._on_nannys_word(message)
+                return
             translate = self._dialect.translate
             if translate is not None:
                 message = translate(message)
@@ -559,6 +629,19 @@ class KernelClient(RequestMethods[Request]):
             self._release(request)
         for handler in self._handlers.get(channel, ()):
             self._calls.call(handler, message)
+
+    def _on_nannys_word(self, message: Message) -> None:
+        """Take what a nanny answers in place of a kernel that is gone."""
+        if self._watch is not None and not self._watch.done():
+            return  # the manager tells, too, and how the kernel ended
+        request = self._pending.get(message.parent_id)
+        if request is None or message.channel == "iopub":
+            return
+        del self._pending[request.msg_id]
+        if message.content.get("ename") == "KernelRestarted":
+            request.fail(KernelRestarted("The kernel was restarted; send the request again."))
+        else:
+            request.fail(KernelDied())
 
     def _request(self, msg_id: str) -> Request | None:
         return self._pending.get(msg_id) or self._answered.get(msg_id)

@@ -32,6 +32,7 @@ __all__ = [
     "file_errors_as_launch_errors",
     "make_connection",
     "private_directory",
+    "refuses",
     "remove_connection",
     "transport_for",
 ]
@@ -202,6 +203,24 @@ def accepts(info: ConnectionInfo, channel: str, timeout: float = _LOCAL_PATIENCE
     return connected is not None
 
 
+def refuses(info: ConnectionInfo, channel: str) -> bool:
+    """Tell whether nothing listens at a channel's address, for certain.
+
+    Who listens and is stopped, or has no room for further connections, does not refuse.
+
+    Args:
+        info: the endpoints.
+        channel: one of them.
+    """
+    try:
+        _connect(info, channel, _LOCAL_PATIENCE).close()
+    except (ConnectionRefusedError, FileNotFoundError):
+        return True
+    except OSError:
+        pass
+    return False
+
+
 def connect(
     info: ConnectionInfo, channel: str, timeout: float = _LOCAL_PATIENCE
 ) -> socket.socket | None:
@@ -212,10 +231,17 @@ def connect(
         channel: one of them.
         timeout: seconds that it may take.
     """
+    try:
+        return _connect(info, channel, timeout)
+    except OSError:  # refused, or accepted by a kernel that ended in the same moment
+        return None
+
+
+def _connect(info: ConnectionInfo, channel: str, timeout: float) -> socket.socket:
     address: str | tuple[str, int]
     if info.transport == "ipc":
         if sys.platform == "win32":
-            return None
+            raise ConnectionRefusedError
         family, address = socket.AF_UNIX, str(info.socket_path(channel))
     else:
         ip = _reachable(info.ip)
@@ -228,12 +254,12 @@ def connect(
     try:
         probe.connect(address)
         # A connection to a TCP port that nobody listens on can, rarely, meet itself.
-        if info.transport == "ipc" or probe.getsockname() != probe.getpeername():
-            return probe
-    except OSError:  # refused, or accepted by a kernel that ended in the same moment
-        pass
-    probe.close()
-    return None
+        if info.transport == "tcp" and probe.getsockname() == probe.getpeername():
+            raise ConnectionRefusedError
+    except BaseException:
+        probe.close()
+        raise
+    return probe
 
 
 def _reachable(ip: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import asyncio
     from types import TracebackType
     from typing import Self
 
@@ -132,6 +133,13 @@ class KernelManager(ABC):
             Whether there is one, which this manager now manages; False when none will come.
         """
         return False
+
+    def followed_by(self, task: asyncio.Task[None]) -> None:  # noqa: B027 - most need not know
+        """Take note of a task that awaits :meth:`wait` and :meth:`next_kernel` in turn.
+
+        It goes from kernel to kernel, as each client's does.  A manager that can restart its kernel
+        has done so when all these tasks wait for the end of the new one.
+        """
 
     def record(self) -> dict[str, Any] | None:
         """Give, as JSON, what ``attach`` in another process needs; None when it cannot be."""

@@ -1,0 +1,141 @@
+"""What a nanny tells of its kernels, unasked.
+
+The wire format is described in ``docs/nanny.md``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections import deque
+from typing import Any, Self
+
+from .background import call_in_background, in_background
+from .channels import Channel
+from .connection import ConnectionInfo
+from .endpoints import refuses
+from .errors import KernelDied, KernelRestarted, NannyError, ProtocolError
+from .kernel_events import KernelEvent
+from .manager import ExitStatus, KernelManager
+from .nanny.protocol import EVENTS
+from .protocol import JSONObject, Message, Session
+
+__all__ = ["NannyEvents"]
+
+logger = logging.getLogger("kernel_mgmt")
+
+
+class NannyEvents:
+    """An iteration over a nanny's events, from when it is made until the nanny is gone.
+
+    It listens on the background loop, and stops when it is dropped.
+
+    Args:
+        connection_info: where the nanny is.
+        manager: what the events say that they are about.
+    """
+
+    def __init__(self, connection_info: ConnectionInfo, manager: KernelManager) -> None:
+        self._subscription = _Subscription(connection_info)
+        self._connection_info = connection_info
+        self._manager = manager
+        call_in_background(self._subscription.open)
+        weakref.finalize(self, call_in_background, self._subscription.close).atexit = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> KernelEvent:
+        # Taken here and not there: a caller that is cancelled meanwhile loses none.
+        messages = self._subscription.messages
+        while not messages:
+            if self._subscription.ended:
+                raise StopAsyncIteration
+            await in_background(self._subscription.wait())
+        return self._event(messages.popleft())
+
+    async def aclose(self) -> None:
+        """Stop listening, at once."""
+        call_in_background(self._subscription.close)
+
+    def _event(self, message: Message) -> KernelEvent:
+        name, content = message.msg_type, message.content
+        details: dict[str, Any] = {}
+        if name in ("died", "failed"):
+            details = _ending(name, content)
+        elif name == "ready":
+            details = {"connection_info": self._connection_info, "manager": self._manager}
+        elif name == "output":
+            details = {"stream": str(content.get("stream")), "text": str(content.get("text"))}
+        elif name == "stopping":
+            details = {"text": str(content.get("reason"))}
+        return KernelEvent(name, **details)
+
+
+def _ending(name: str, content: JSONObject) -> dict[str, Any]:
+    status = content.get("exit_status")
+    exit_status = None if status is None else ExitStatus.from_dict(status)
+    log_tail = content.get("log_tail")
+    tail = log_tail if isinstance(log_tail, str) else ""
+    error: Exception
+    if name == "failed":
+        error = NannyError(f"The nanny does not start the kernel again: {content.get('reason')}")
+    elif content.get("restarting") is True:
+        error = KernelRestarted("The kernel is being restarted.")
+    else:
+        error = KernelDied(exit_status, tail)
+    return {"exit_status": exit_status, "log_tail": tail, "error": error}
+
+
+class _Subscription:
+    """The socket of an iteration, and what has come; lives on the background loop."""
+
+    def __init__(self, connection_info: ConnectionInfo) -> None:
+        self._info = connection_info
+        # Each its own: two that share a memory would take each other's messages for replays.
+        self._session = Session(connection_info.key, connection_info.signature_scheme)
+        self._channel: Channel | None = None
+        #: Events that were not taken yet; any thread may take one.
+        self.messages: deque[Message] = deque()
+        #: Whether no more will come.
+        self.ended = False
+        self._changed = asyncio.Event()
+
+    def open(self) -> None:
+        """Begin to listen."""
+        try:
+            self._channel = Channel(
+                self._info, "nanny_events", b"", self._on_frames, on_link=self._on_link
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Listen no more."""
+        self.ended = True
+        self._changed.set()
+        if self._channel is not None:
+            self._channel.close()
+
+    async def wait(self) -> None:
+        """Wait until there is an event, or the end of them."""
+        while not (self.messages or self.ended):
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _on_frames(self, channel: str, frames: list[Any]) -> None:
+        try:
+            message = self._session.deserialize(frames, channel)
+            _ = message.content  # decoded here, where a malformed one is dropped
+        except ProtocolError as error:
+            logger.warning("Dropped an event of a nanny: %s", error)
+            return
+        if message.msg_type in EVENTS:  # a newer nanny may tell more
+            self.messages.append(message)
+            self._changed.set()
+
+    def _on_link(self, event: str) -> None:
+        if event == "failed" and refuses(self._info, "nanny_events"):
+            self.close()
