@@ -23,6 +23,7 @@ from kernel_mgmt import (
     NannyError,
     NoSuchKernel,
     NoSuchProvider,
+    NoSuchRunningKernel,
     ProtocolError,
     ProviderError,
     ReplyLost,
@@ -39,6 +40,10 @@ EXAMPLES: list[tuple[KernelMgmtError, str]] = [
     (NoSuchKernel("There is none.", type_id="a/b", candidates=["a/c"]), "There is none."),
     (NoSuchKernel("There is none.", type_id="a/b"), "There is none."),
     (NoSuchProvider("Install it.", type_id="a/b", candidates=["b"]), "Install it."),
+    (
+        NoSuchRunningKernel("It ended.", type_id="a", candidates=["abc"], state="dead"),
+        "It ended.",
+    ),
     (ProviderError("It is broken.", provider="a", distributions=["x 1"]), "It is broken."),
     (LaunchError("it ended.", phase="start"), "Launch failed (phase 'start'): it ended."),
     (

@@ -45,6 +45,7 @@ PUBLIC = [
     "NannyError",
     "NoSuchKernel",
     "NoSuchProvider",
+    "NoSuchRunningKernel",
     "Prompt",
     "ProtocolError",
     "ProviderError",

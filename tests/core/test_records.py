@@ -14,27 +14,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_mgmt import ConnectionInfo, KernelRecord, LaunchError
-from kernel_mgmt.machine import this_machine
+from kernel_mgmt import LaunchError
 from kernel_mgmt.records import BadRecord, read_record, record_path, remove_record, write_record
+from making_records import make_record
 from strategies import json_frames, json_objects, json_values, quickly
-
-
-def make_record(kernel_id: str = "one", **changes: Any) -> KernelRecord:
-    """A record with something in every field."""
-    fields: dict[str, Any] = {
-        "kernel_id": kernel_id,
-        "type_id": "test/echo",
-        "connection_info": ConnectionInfo.for_tcp(),
-        "manager": {"nanny": {"pid": os.getpid(), "identity": "x"}},
-        "name": "näme",
-        "started": 1_700_000_000.5,
-        "cwd": "/somewhere",
-        "machine": this_machine(),
-        "connection_file": Path("/run/kernel-one.json"),
-        **changes,
-    }
-    return KernelRecord(**fields)
 
 
 def change(directory: Path, **changes: Any) -> Path:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .errors import NannyError as NannyError
     from .errors import NoSuchKernel as NoSuchKernel
     from .errors import NoSuchProvider as NoSuchProvider
+    from .errors import NoSuchRunningKernel as NoSuchRunningKernel
     from .errors import ProtocolError as ProtocolError
     from .errors import ProviderError as ProviderError
     from .errors import ReplyLost as ReplyLost
@@ -76,6 +77,7 @@ _MODULES = {
         "NannyError",
         "NoSuchKernel",
         "NoSuchProvider",
+        "NoSuchRunningKernel",
         "ProtocolError",
         "ProviderError",
         "ReplyLost",

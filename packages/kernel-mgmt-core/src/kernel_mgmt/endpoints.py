@@ -34,6 +34,8 @@ __all__ = [
     "private_directory",
     "refuses",
     "remove_connection",
+    "remove_directory",
+    "remove_sockets",
     "transport_for",
 ]
 
@@ -270,16 +272,26 @@ def _reachable(ip: str) -> str:
 def remove_connection(connection_file: Path, info: ConnectionInfo) -> None:
     """Remove the file and what is in the directory that it names; safe to call twice."""
     _remove(connection_file.unlink)
-    if info.transport == "ipc":
-        for channel in CHANNELS:
+    remove_sockets(info)
+
+
+def remove_sockets(info: ConnectionInfo) -> None:
+    """Remove the Unix sockets of a kernel that is gone, and their directory; safe to call twice."""
+    if info.transport != "ipc":
+        return
+    for channel in (*CHANNELS, "nanny_control", "nanny_events"):
+        if getattr(info, f"{channel}_port"):
             _remove(info.socket_path(channel).unlink)
-        for channel in ("nanny_control", "nanny_events"):
-            if getattr(info, f"{channel}_port"):
-                _remove(info.socket_path(channel).unlink)
-        directory = Path(info.ip).parent
-        # A directory of somebody else's choice may hold what is not ours.
-        if directory.name.startswith(_SOCKET_DIR_PREFIX):
-            _remove(lambda: shutil.rmtree(directory))
+    remove_directory(Path(info.ip).parent)
+
+
+def remove_directory(directory: Path) -> None:
+    """Remove a directory, if it is one that this module has named; safe to call twice.
+
+    One of somebody else's choice may hold what is not ours.
+    """
+    if directory.name.startswith(_SOCKET_DIR_PREFIX):
+        _remove(lambda: shutil.rmtree(directory))
 
 
 def _remove(remove: Callable[[], object]) -> None:

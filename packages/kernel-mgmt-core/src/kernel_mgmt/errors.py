@@ -4,7 +4,8 @@
 
     KernelMgmtError
     ├── NoSuchKernel (KeyError)          you: no kernel type has that id, or several do
-    │   └── NoSuchProvider               you: no installed provider has that id
+    │   ├── NoSuchProvider               you: no installed provider has that id
+    │   └── NoSuchRunningKernel          you: no kernel runs here under that id or name, or several do
     ├── ProviderError                    the provider: broken install, duplicate id, broken hook
     ├── LaunchError                      the launch failed; nothing was left behind
     ├── KernelDied                       the kernel's process ended while it was needed
@@ -44,6 +45,7 @@ __all__ = [
     "NannyError",
     "NoSuchKernel",
     "NoSuchProvider",
+    "NoSuchRunningKernel",
     "ProtocolError",
     "ProviderError",
     "ReplyLost",
@@ -81,6 +83,23 @@ class NoSuchKernel(KernelMgmtError, KeyError):
 
 class NoSuchProvider(NoSuchKernel):
     """No provider with that id is installed, or it could not be loaded."""
+
+
+class NoSuchRunningKernel(NoSuchKernel):
+    """No kernel that can be attached to has that id, beginning of an id, or name, or several have.
+
+    Attributes:
+        type_id: what was asked for.
+        candidates: the ids of kernels that were perhaps meant; or those it is ambiguous between.
+        state: what is known of the one that was meant: ``dead``, or ``elsewhere`` for one on
+            another machine; empty when there is none, or several.
+    """
+
+    def __init__(
+        self, message: str, *, type_id: str, candidates: Sequence[str] = (), state: str = ""
+    ) -> None:
+        super().__init__(message, type_id=type_id, candidates=candidates)
+        self.state = state
 
 
 class ProviderError(KernelMgmtError):

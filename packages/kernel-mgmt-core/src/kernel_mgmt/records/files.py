@@ -1,12 +1,4 @@
-"""Records of running kernels: a file for each, by which any process of its user finds it again.
-
-They are ``kernel-ID.json`` in ``kernel-mgmt/`` of Jupyter's data directory: JSON with a format
-version and the fields of :class:`~kernel_mgmt.launch.KernelRecord`.  Whoever keeps the kernel writes
-its record before it runs, and removes it last.  They hold the kernel's key, so nobody else can read
-them.  Readers are tolerant: a file that cannot be used costs itself only.
-
-Travels with the nanny: only the standard library is imported.
-"""
+"""The file of one record: ``kernel-ID.json``, with a format version and the record's fields."""
 
 from __future__ import annotations
 
@@ -19,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .connection import ConnectionInfo, write_private
-from .endpoints import file_errors_as_launch_errors
-from .errors import ConnectionFileError, KernelMgmtError, one_line
-from .launch import KernelRecord
+from ..connection import ConnectionInfo, write_private
+from ..endpoints import file_errors_as_launch_errors
+from ..errors import ConnectionFileError, KernelMgmtError, one_line
+from ..launch import KernelRecord
 
 __all__ = [
     "RECORD_FORMAT",
@@ -42,7 +34,8 @@ RECORD_FORMAT = 1
 #: More than any record has, in bytes: what is larger is none.
 _MAX_SIZE = 1_000_000
 
-_FILE_NAME = re.compile(r"kernel-([A-Za-z0-9._-]{1,128})\.json")
+#: The names of records. Others are not looked at: a file that is being written, or newer things.
+FILE_NAME = re.compile(r"kernel-([A-Za-z0-9._-]{1,128})\.json")
 
 #: The last moment that is taken for one, in seconds since the epoch: in the year 5138.
 _LATEST = 1e11
@@ -165,7 +158,7 @@ def _record(path: Path, content: object) -> KernelRecord:
             f"it has format {_shown(content['format'])} and format {RECORD_FORMAT} is known; "
             "update kernel-mgmt-core"
         )
-    match = _FILE_NAME.fullmatch(path.name)
+    match = FILE_NAME.fullmatch(path.name)
     if match is None or content.get("kernel_id") != match[1]:
         raise ValueError("its name is not that of the kernel in it")
     info = _mapping(content, "connection_info")
