@@ -159,6 +159,21 @@ def test_nannys_own_directory(directory: Path) -> None:
     assert what_is_left(directory) == []
 
 
+def test_kernel_behind_the_nanny(directory: Path) -> None:
+    """The sockets of the kernel go too, of which only a file in the nanny's directory tells."""
+    manager = gone()
+    manager["nanny"]["directory"] = str(directory.parent / "km-one")
+    leave(directory, manager=manager)
+    behind = directory.parent / "km-behind"
+    behind.mkdir(mode=0o700)
+    info = ConnectionInfo.for_ipc(behind)
+    info.socket_path("shell").touch()
+    info.write(directory.parent / "km-one" / "kernel-one.json")
+    (directory.parent / "km-one" / "kernel-half.json").write_text("{")
+    assert len(gc(directory)) == 1
+    assert what_is_left(directory) == []
+
+
 def test_unfinished(directory: Path) -> None:
     """What a writer has left that was killed in the middle goes after an hour, not before."""
     directory.mkdir()

@@ -33,6 +33,7 @@ __all__ = [
     "make_connection",
     "private_directory",
     "refuses",
+    "remove_announced",
     "remove_connection",
     "remove_directory",
     "remove_sockets",
@@ -283,6 +284,19 @@ def remove_sockets(info: ConnectionInfo) -> None:
         if getattr(info, f"{channel}_port"):
             _remove(info.socket_path(channel).unlink)
     remove_directory(Path(info.ip).parent)
+
+
+def remove_announced(directory: Path) -> None:
+    """Remove what kernels that are gone have announced in a nanny's private directory.
+
+    Their sockets are elsewhere, and only their connection files tell where.
+    """
+    for file in directory.glob("kernel-*.json"):
+        try:
+            info = ConnectionInfo.read(file)
+        except ConnectionFileError:
+            continue  # half written, or of a kernel that had not registered its ports yet
+        remove_connection(file, info)
 
 
 def remove_directory(directory: Path) -> None:

@@ -115,6 +115,10 @@ def _signal_group(pgid: int, number: int) -> bool:
 def _remove(path: Path) -> None:
     try:
         if path.is_dir() and not path.is_symlink():
+            # Only now, where nobody waits for it: the watchdog is forked before anything is loaded.
+            from ..endpoints import remove_announced
+
+            remove_announced(path)
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()

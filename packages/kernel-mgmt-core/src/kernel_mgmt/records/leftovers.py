@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..connection import CHANNELS, ConnectionInfo
-from ..endpoints import accepts, remove_directory, remove_sockets
+from ..endpoints import accepts, remove_announced, remove_directory, remove_sockets
 from ..errors import ConnectionFileError
 from ..launch import KernelRecord
 from .files import BadRecord, read_record, record_path, remove_record
@@ -73,11 +73,19 @@ def _remove_files(record: KernelRecord) -> None:
                 file.unlink()
     if info.transport == "ipc" and any(_listens(info, channel) for channel in CHANNELS):
         return  # another kernel, that was given this one's address
+    # The two may be one directory.
+    _remove_home(record)
     remove_sockets(info)
+
+
+def _remove_home(record: KernelRecord) -> None:
+    """Remove the directory that a nanny had for itself, and what its kernel had beside it."""
     home = record.manager["nanny"].get("directory")
-    if isinstance(home, str) and os.path.isabs(home):
-        with contextlib.suppress(ValueError):  # no path that a directory can have
-            remove_directory(Path(home))
+    if not isinstance(home, str) or not os.path.isabs(home):
+        return
+    with contextlib.suppress(ValueError):  # no path that a directory can have
+        remove_announced(Path(home))
+        remove_directory(Path(home))
 
 
 def _listens(info: ConnectionInfo, channel: str) -> bool:
