@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from kernel_mgmt import (
     LaunchError,
     LaunchProgress,
     LaunchRequest,
+    NannyError,
+    NannyOptions,
     NoSuchKernel,
     NoSuchProvider,
     Prompt,
@@ -29,6 +32,7 @@ from kernel_mgmt import (
     hookimpl,
     run_kernel,
 )
+from kernel_mgmt.remote_manager import RemoteKernelManager
 from kernel_mgmt.testing import EchoProvider
 from waiting import eventually_sync
 
@@ -687,3 +691,111 @@ async def test_attach_where_the_provider_cannot() -> None:
     finder = KernelFinder({"echo": EchoProvider()})
     with pytest.raises(ProviderError, match="end with the process that launched them"):
         await finder.attach(_record("echo/echo"))
+
+
+async def test_attach_to_a_nanny_without_the_provider() -> None:
+    """A kernel that has a nanny is found without its provider, and also when that cannot attach."""
+    info = ConnectionInfo.for_ipc("/nowhere", nanny_control_port=6, nanny_events_port=7)
+    for finder in (KernelFinder({}), KernelFinder({"echo": EchoProvider()})):
+        record = KernelRecord("1", "echo/echo", info, {"nanny": {"pid": 5}})
+        attached, manager = await finder.attach(record)
+        assert attached == info
+        assert isinstance(manager, RemoteKernelManager)
+        assert manager.kernel_id == "1"
+
+
+async def test_attach_prefers_the_provider() -> None:
+    """A provider that can attach is asked, also for kernels with a nanny."""
+    info = ConnectionInfo.for_ipc("/nowhere", nanny_control_port=6, nanny_events_port=7)
+    mine = RemoteKernelManager(info)
+    finder = KernelFinder({"it": Launches(lambda _: _gives(Launched(info, mine)))})
+    _, manager = await finder.attach(KernelRecord("1", "it/x", info, {"nanny": {"pid": 5}}))
+    assert manager is mine
+
+
+async def test_attach_to_a_nanny_that_listens_nowhere() -> None:
+    """A record that names a nanny and not where it listens is an error that says so."""
+    with pytest.raises(NannyError, match="no ports of a nanny"):
+        await KernelFinder({}).attach(
+            KernelRecord("1", "it/x", ConnectionInfo.for_tcp(), {"nanny": {}})
+        )
+
+
+# --- kernels that outlive this process -----------------------------------------------------------
+
+
+async def test_manager_of_a_nanny_is_filled_in() -> None:
+    """A provider that gives a nanny's ports and no manager need not know how to make one."""
+    info = ConnectionInfo.for_ipc("/nowhere", nanny_control_port=6, nanny_events_port=7)
+    finder = KernelFinder({"it": Launches(lambda _: _gives(Launched(info, None)))})
+    for call in (
+        finder.launch("it/x"),
+        finder.launch("it/x", nanny=NannyOptions()),
+        finder.attach(_record("it/x")),
+    ):
+        _, manager = await call
+        assert isinstance(manager, RemoteKernelManager)
+
+
+async def test_nanny_options_reach_the_provider() -> None:
+    """The provider gets the options as they are."""
+    requests = []
+
+    async def launch(request: LaunchRequest) -> Launched:
+        requests.append(request)
+        return Launched(
+            ConnectionInfo.for_ipc("/nowhere", nanny_control_port=6, nanny_events_port=7), None
+        )
+
+    options = NannyOptions("mine", lease=5)
+    await KernelFinder({"it": Launches(launch)}).launch("it/x", nanny=options)
+    assert requests[0].nanny is options
+
+
+class Ignorant(EchoProvider):
+    """A provider of before there were nannies.
+
+    Args:
+        managed: whether it gives a manager.
+    """
+
+    def __init__(self, *, managed: bool) -> None:
+        super().__init__()
+        self.managed = managed
+        self.launched: list[Launched] = []
+
+    @hookimpl
+    def kernel_mgmt_launch_kernel(self, request: LaunchRequest) -> Awaitable[Launched]:
+        """Launch without a nanny."""
+        return self._launch(replace(request, nanny=None))
+
+    async def _launch(self, request: LaunchRequest) -> Launched:
+        info, manager = await super().kernel_mgmt_launch_kernel(request)
+        self.launched.append(Launched(info, manager))
+        return Launched(info, manager if self.managed else None)
+
+
+@pytest.mark.parametrize("managed", [True, False])
+async def test_provider_that_ignores_the_nanny(managed: bool) -> None:
+    """A kernel that would end with this process is ended at once, and the error says why."""
+    provider = Ignorant(managed=managed)
+    finder = KernelFinder({"echo": provider})
+    with pytest.raises(LaunchError, match="echo/echo end with the process that launches them"):
+        await finder.launch("echo/echo", nanny=NannyOptions())
+    ((_, manager),) = provider.launched
+    assert manager is not None
+    status = await asyncio.wait_for(manager.wait(), 5)
+    assert status.signal == (signal.SIGKILL if managed else None)
+    await manager.cleanup()
+
+
+async def test_provider_whose_kernels_need_no_nanny() -> None:
+    """A manager with a record is as good: its kernel can be found again."""
+    provider = Ignorant(managed=True)
+    launched = await KernelFinder({"echo": provider}).launch("echo/echo")
+    assert launched.manager is not None
+    launched.manager.record = lambda: {"id": 5}  # type: ignore[method-assign]
+    finder = KernelFinder({"it": Launches(lambda _: _gives(launched))})
+    async with launched.manager:
+        assert await finder.launch("it/x", nanny=NannyOptions()) == launched
+        assert await launched.manager.is_alive()

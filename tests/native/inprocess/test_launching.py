@@ -21,6 +21,7 @@ from kernel_mgmt import (
     ConnectionInfo,
     KernelFinder,
     LaunchError,
+    NannyOptions,
     NoSuchKernel,
     start_kernel,
 )
@@ -54,6 +55,14 @@ async def test_a_relaunch_has_the_same_endpoints(finder: KernelFinder) -> None:
     assert manager is not None
     async with manager:
         assert again == given
+
+
+async def test_it_cannot_outlive_the_process(finder: KernelFinder) -> None:
+    """A nanny for a kernel inside this process is refused before anything is started."""
+    with pytest.raises(LaunchError, match="cannot outlive the process") as caught:
+        await finder.launch(TYPE, nanny=NannyOptions())
+    assert caught.value.phase == "resolve"
+    assert "native/python3" in caught.value.advice
 
 
 def test_finding_imports_neither_ipykernel_nor_ipython() -> None:

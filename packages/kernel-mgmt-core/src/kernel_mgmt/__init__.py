@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from .blocking_restarter import BlockingKernelRestarter as BlockingKernelRestarter
     from .client import KernelClient as KernelClient
     from .connection import ConnectionInfo as ConnectionInfo
+    from .detached import attach_kernel as attach_kernel
+    from .detached import attach_kernel_blocking as attach_kernel_blocking
+    from .detached import running_kernels as running_kernels
+    from .detached import start_detached as start_detached
+    from .detached import start_detached_blocking as start_detached_blocking
     from .errors import ClientClosed as ClientClosed
     from .errors import ConnectionFileError as ConnectionFileError
     from .errors import InvalidSignature as InvalidSignature
@@ -47,6 +52,7 @@ if TYPE_CHECKING:
     from .launch import Launched as Launched
     from .launch import LaunchProgress as LaunchProgress
     from .launch import LaunchRequest as LaunchRequest
+    from .launch import NannyOptions as NannyOptions
     from .launch import Prompt as Prompt
     from .manager import ExitStatus as ExitStatus
     from .manager import KernelManager as KernelManager
@@ -65,6 +71,13 @@ _MODULES = {
     "blocking_restarter": ("BlockingKernelRestarter",),
     "client": ("KernelClient",),
     "connection": ("ConnectionInfo",),
+    "detached": (
+        "attach_kernel",
+        "attach_kernel_blocking",
+        "running_kernels",
+        "start_detached",
+        "start_detached_blocking",
+    ),
     "errors": (
         "ClientClosed",
         "ConnectionFileError",
@@ -95,6 +108,7 @@ _MODULES = {
         "LaunchProgress",
         "LaunchRequest",
         "Launched",
+        "NannyOptions",
         "Prompt",
     ),
     "manager": ("ExitStatus", "KernelManager"),

@@ -7,6 +7,8 @@ application loop never blocks a kernel on a full pipe; and every blocking client
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 import logging
 import math
 import os
@@ -26,7 +28,9 @@ __all__ = [
     "call_in_background",
     "finish",
     "in_background",
+    "in_thread",
     "refuse_to_block",
+    "result_of",
     "take",
 ]
 
@@ -205,3 +209,31 @@ async def finish(coroutine: Coroutine[Any, Any, T]) -> T:
     if cancelled is not None:
         raise cancelled
     return task.result()
+
+
+def in_thread(name: str, function: Callable[[], T]) -> concurrent.futures.Future[T]:
+    """Call a function in a thread of its own, which keeps nobody from exiting."""
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - for whoever waits
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=f"kernel-mgmt-{name}", daemon=True).start()
+    return future
+
+
+async def result_of(future: concurrent.futures.Future[T]) -> T:
+    """Wait for a future without blocking the loop, which may be closed before it is done."""
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def tell(_: object) -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(done.set)
+
+    future.add_done_callback(tell)
+    await done.wait()
+    return future.result()

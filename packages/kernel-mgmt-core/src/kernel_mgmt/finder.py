@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
-import contextlib
 import difflib
 import inspect
+import logging
 import os
 import re
-import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
+from .background import finish, in_thread, result_of
 from .connection import ConnectionInfo
 from .errors import (
     KernelMgmtError,
@@ -24,6 +23,7 @@ from .errors import (
     NoSuchKernel,
     NoSuchProvider,
     ProviderError,
+    RequestTimeout,
     one_line,
 )
 from .hookspecs import PROJECT_NAME
@@ -33,6 +33,7 @@ from .launch import (
     KernelType,
     Launched,
     LaunchRequest,
+    NannyOptions,
     ProgressHandler,
     PromptHandler,
 )
@@ -41,13 +42,13 @@ from .plugins import Problem, Provider, load_providers, wrap_plugins
 
 __all__ = ["KernelFinder"]
 
+logger = logging.getLogger("kernel_mgmt")
+
 #: How long all providers together may take to find their kernels, in seconds.
 FIND_TIMEOUT = 2.0
 
 # It becomes part of the names of files, containers and the like.
 _KERNEL_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-
-T = TypeVar("T")
 
 #: What one provider's find hook gave.
 Answer = tuple[list[KernelType], list[KernelProblem]]
@@ -222,7 +223,7 @@ class KernelFinder:
         before = self._asked.get(provider.id)
         if before is not None and not before.done():
             return before  # else a provider that never answers would cost a thread each time
-        self._asked[provider.id] = _in_thread(f"find-{provider.id}", lambda: _answer(provider))
+        self._asked[provider.id] = in_thread(f"find-{provider.id}", lambda: _answer(provider))
         return self._asked[provider.id]
 
     def _note(self, provider: Provider, problems: list[KernelProblem]) -> None:
@@ -233,6 +234,19 @@ class KernelFinder:
 
     # -- launching -------------------------------------------------------------------------
 
+    async def resolve(self, type_id: str | KernelType) -> KernelType:
+        """Give the kernel type with an id, or the type itself, without blocking the loop.
+
+        Args:
+            type_id: as for :meth:`get`.
+
+        Raises:
+            NoSuchKernel: see :meth:`get`.
+        """
+        if isinstance(type_id, KernelType):
+            return type_id
+        return await result_of(in_thread("get", lambda: self.get(type_id)))
+
     async def launch(
         self,
         type_id: str | KernelType,
@@ -242,6 +256,7 @@ class KernelFinder:
         launch_params: Mapping[str, Any] | None = None,
         kernel_id: str | None = None,
         connection_info: ConnectionInfo | None = None,
+        nanny: NannyOptions | None = None,
         on_progress: ProgressHandler | None = None,
         on_prompt: PromptHandler | None = None,
     ) -> Launched:
@@ -257,7 +272,9 @@ class KernelFinder:
             launch_params: parameters that the provider understands.
             kernel_id: the id of the new kernel, up to 128 ASCII letters, digits, ``.``, ``_`` and
                 ``-``; a fresh UUID by default.
-            connection_info: endpoints and key that the kernel shall use.
+            connection_info: endpoints and key that the kernel shall use; with a nanny, those at
+                which the nanny listens.
+            nanny: the kernel shall outlive this process, kept by a nanny with these options.
             on_progress: is told of each step, a :class:`LaunchProgress`.
             on_prompt: answers a :class:`Prompt`, at once or as an awaitable.
 
@@ -267,12 +284,10 @@ class KernelFinder:
         Raises:
             NoSuchKernel: see :meth:`get`.
             ProviderError: the provider cannot launch, or broke its contract.
-            LaunchError: the launch failed; nothing of it is left.
+            LaunchError: the launch failed, or kernels of this type cannot outlive this process;
+                nothing of it is left.
         """
-        if isinstance(type_id, KernelType):
-            kernel_type = type_id
-        else:
-            kernel_type = await _result(_in_thread("get", lambda: self.get(type_id)))
+        kernel_type = await self.resolve(type_id)
         provider = self._provider(kernel_type.provider, kernel_type.id)
         if not provider.can_launch:
             raise self._provider_error(provider, "it has no launch hook")
@@ -289,29 +304,48 @@ class KernelFinder:
             env=dict(env or {}),
             launch_params=dict(launch_params or {}),
             connection_info=connection_info,
+            nanny=nanny,
             on_progress=on_progress,
             on_prompt=on_prompt,
         )
         request.progress("resolve", f"Found {kernel_type.id}")
-        return await self._call(provider, "launch", request=request)
+        launched = _with_manager(
+            await self._call(provider, "launch", request=request), request.kernel_id
+        )
+        if nanny is not None and not _outlives_us(launched):
+            await finish(_end(launched))
+            raise LaunchError(
+                f"kernels of type {kernel_type.id} end with the process that launches them.",
+                phase="resolve",
+                advice="Take another type, or launch it without a nanny.",
+            )
+        return launched
 
     async def attach(self, record: KernelRecord) -> Launched:
         """Find a running kernel again.
 
+        One that has a nanny is found without its provider, unless that has an attach hook.
+
         Args:
             record: what is known of it.
+
+        Returns:
+            The connection info and the manager; whether the kernel is alive, the manager knows.
 
         Raises:
             NoSuchProvider: its provider is not installed.
             ProviderError: the provider cannot attach to kernels, or broke its contract.
             LaunchError: the kernel was not found.
+            NannyError: the record says that the kernel has a nanny, and not where that listens.
         """
+        provider = self._providers.get(record.provider)
+        if provider is not None and provider.can_attach:
+            launched = await self._call(provider, "attach", record=record)
+            return _with_manager(launched, record.kernel_id)
+        if "nanny" in record.manager:
+            return _managed_by_nanny(record.connection_info, record.kernel_id)
         provider = self._provider(record.provider, record.type_id)
-        if not provider.can_attach:
-            raise self._provider_error(
-                provider, "its kernels end with the process that launched them"
-            )
-        return await self._call(provider, "attach", record=record)
+        raise self._provider_error(provider, "its kernels end with the process that launched them")
 
     async def _call(self, provider: Provider, what: str, **arguments: Any) -> Launched:
         hook = getattr(provider.hooks, f"{PROJECT_NAME}_{what}_kernel")
@@ -344,6 +378,47 @@ class KernelFinder:
             provider=provider.id,
             distributions=[provider.distribution] if provider.distribution else [],
         )
+
+
+def _with_manager(launched: Launched, kernel_id: str) -> Launched:
+    """Give a kernel with a nanny the manager that talks to it, when its provider gave none."""
+    info, manager = launched
+    if manager is not None or info.nanny_control_port is None:
+        return launched
+    return _managed_by_nanny(info, kernel_id)
+
+
+def _managed_by_nanny(info: ConnectionInfo, kernel_id: str) -> Launched:
+    from .remote_manager import RemoteKernelManager
+
+    return Launched(info, RemoteKernelManager(info, kernel_id=kernel_id))
+
+
+def _outlives_us(launched: Launched) -> bool:
+    """Tell whether a kernel will be found again when this process has ended."""
+    info, manager = launched
+    return info.nanny_control_port is not None or (
+        manager is not None and manager.record() is not None
+    )
+
+
+async def _end(launched: Launched) -> None:
+    """End a kernel that was just launched, and remove what its launch made."""
+    info, manager = launched
+    if manager is not None:
+        await manager.kill()
+        await manager.cleanup()
+        return
+    # Only messages can.
+    from .client import KernelClient
+
+    client = KernelClient(info)
+    try:
+        await client.shutdown_or_terminate()
+    except RequestTimeout:
+        logger.warning("A kernel of %r that nobody manages did not end", info)
+    finally:
+        client.close()
 
 
 def _answer(provider: Provider) -> Answer:
@@ -383,31 +458,3 @@ def _told(error: BaseException) -> str:
     """Give an error in one line, without a full stop."""
     text = one_line(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _in_thread(name: str, function: Callable[[], T]) -> concurrent.futures.Future[T]:
-    """Call a function in a thread of its own, which keeps nobody from exiting."""
-    future: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - for whoever waits
-            future.set_exception(error)
-
-    threading.Thread(target=run, name=f"kernel-mgmt-{name}", daemon=True).start()
-    return future
-
-
-async def _result(future: concurrent.futures.Future[T]) -> T:
-    """Wait for a future without blocking the loop, which may be closed before it is done."""
-    loop = asyncio.get_running_loop()
-    done = asyncio.Event()
-
-    def tell(_: object) -> None:
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(done.set)
-
-    future.add_done_callback(tell)
-    await done.wait()
-    return future.result()

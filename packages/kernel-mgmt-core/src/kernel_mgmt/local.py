@@ -37,7 +37,7 @@ from .manager import ExitStatus, KernelManager
 from .process import KernelProcess, OutputHandler
 from .registration import BadRegistration, Registration, RegistrationSocket
 
-__all__ = ["LocalKernelManager", "launch_local"]
+__all__ = ["LocalKernelManager", "check_cwd", "launch_local"]
 
 logger = logging.getLogger("kernel_mgmt")
 
@@ -144,7 +144,8 @@ async def launch_local(
 
     Args:
         request: what to launch. Its ``connection_info``, when given, says which endpoints and
-            key to use.
+            key to use. With ``nanny`` the kernel outlives this process, and the connection info
+            is that of the nanny in front of it.
         make_argv: gives the command for the path of a connection file.
         runtime_dir: where to put the connection file, normally Jupyter's runtime directory.
         transport: ``ipc`` for a kernel that is known to support it, otherwise ``tcp``.
@@ -165,12 +166,26 @@ async def launch_local(
         LaunchError: the encryption cannot be had (phase ``resolve``); the kernel could not be
             started, ended before it accepted connections, registered nonsense, or does not
             encrypt as it should.
+        NannyError: the nanny that was asked for cannot do it.
     """
+    if request.nanny is not None:
+        # Lazily: it does not travel, and a nanny never asks for another one.
+        from .nanny_start import start_under_nanny
+
+        return await start_under_nanny(
+            request,
+            make_argv,
+            runtime_dir=runtime_dir,
+            transport=transport,
+            env=env,
+            encryption=encryption,
+            handshake=handshake,
+        )
     given = request.connection_info
     transport = transport_for(request, transport)
     encrypted = wants_encryption(encryption, request.kernel_type, transport, given)
     request.progress("start", f"Starting {request.kernel_type.display_name or 'the kernel'}")
-    _check_cwd(request.cwd)
+    check_cwd(request.cwd)
     check_endpoints(given)
     plan = _Plan(
         request,
@@ -254,7 +269,12 @@ async def _launch_with(
     return Launched(info, manager)
 
 
-def _check_cwd(cwd: Path | None) -> None:
+def check_cwd(cwd: Path | None) -> None:
+    """Refuse a working directory that cannot be one.
+
+    Raises:
+        LaunchError: why it cannot (phase ``start``).
+    """
     # Popen's own errors do not tell a directory from a command.
     if cwd is None or (os.path.isdir(cwd) and os.access(cwd, os.X_OK)):
         return

@@ -117,6 +117,12 @@ def _read_params(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_process_wide(request: LaunchRequest) -> None:
     """Refuse what a process has once, and the application shares with the kernel."""
+    if request.nanny is not None:
+        raise LaunchError(
+            "The kernel cannot outlive the process that it is part of.",
+            phase="resolve",
+            advice="Launch it without a nanny, or take native/python3.",
+        )
     if request.cwd is not None and request.cwd.resolve() != Path.cwd():
         raise LaunchError(
             f"The kernel cannot have the working directory {str(request.cwd)!r}.",
