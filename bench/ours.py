@@ -6,18 +6,23 @@ import asyncio
 import time
 from typing import Any
 
+import psutil
 from kernel_mgmt import (
     BlockingKernelClient,
     ConnectionInfo,
     KernelClient,
     KernelFinder,
     KernelManager,
+    KernelRecord,
     KernelRestarter,
     Message,
     Session,
+    manager_for,
+    start_detached,
     start_kernel,
 )
 from kernel_mgmt.protocol import requests
+from kernel_mgmt.testing import EchoProvider
 
 from . import samples
 from .contestant import Flood, Footprint, per_client, rate, threads_and_descriptors
@@ -30,6 +35,8 @@ class Ours:
         self._runner = asyncio.Runner()
         self._client: KernelClient | None = None
         self._payload = b""
+        #: The kernel that a nanny keeps for us.
+        self._kept: KernelRecord | None = None
 
     @property
     def client(self) -> KernelClient:
@@ -90,6 +97,32 @@ class Ours:
                 seconds = time.perf_counter() - started
             await client.shutdown_or_terminate()
         return seconds
+
+    def launch_detached(self) -> float:
+        """Start a kernel that would outlive this process, and stop it; seconds until it is ready."""
+        return self._runner.run(self._launch_detached())
+
+    async def _launch_detached(self) -> float:
+        started = time.perf_counter()
+        finder = KernelFinder.from_entrypoints()
+        record = await start_detached("native/python3", finder=finder)
+        seconds = time.perf_counter() - started
+        await manager_for(record.connection_info).stop()
+        return seconds
+
+    def connect_through_nanny(self) -> None:
+        """Make the client for the tasks below, of an echo kernel that a nanny keeps."""
+        self._runner.run(self._connect_through_nanny())
+
+    async def _connect_through_nanny(self) -> None:
+        finder = KernelFinder({"echo": EchoProvider()})
+        self._kept = await start_detached("echo/echo", finder=finder)
+        await self._connect(self._kept.connection_info)
+
+    def nanny_memory(self) -> float:
+        """Give the resident memory of that nanny, in bytes."""
+        assert self._kept is not None
+        return float(psutil.Process(self._kept.manager["nanny"]["pid"]).memory_info().rss)
 
     def attach(self, info: dict[str, Any], count: int) -> list[float]:
         """Attach to a live kernel several times."""
@@ -217,6 +250,8 @@ class Ours:
         """Close the client and the loop."""
         if self._client is not None:
             self._client.close()
+        if self._kept is not None:
+            self._runner.run(manager_for(self._kept.connection_info).stop())
         self._runner.close()
 
 

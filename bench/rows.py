@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -22,6 +23,7 @@ _BLOCKING = ("ours, blocking", "jupyter_client, blocking")
 _BUFFER = 100_000_000
 _MESSAGES = 20_000
 _MS = 1000
+_MB = 1_000_000
 #: Seconds that the system gets to clear away killed kernels before the next are launched.
 _SETTLE = 0.3
 
@@ -268,6 +270,61 @@ def inprocess(stage: Stage, plan: Plan) -> list[Row]:
     ]
 
 
+def nanny(stage: Stage, plan: Plan) -> list[Row]:
+    """Do through a nanny what is done with a kernel directly."""
+    with stage.directly_and_through_nanny("ours", ECHO) as (direct, kept):
+        workers = {"direct": direct, "kept": kept}
+        memory = {"started": kept.call("nanny_memory") / _MB}
+        _call(workers, 1, "round_trips", plan.batch)
+        trips = _medians(_flat(_call(workers, plan.batches, "round_trips", plan.batch)), _MS)
+        _call(workers, 1, "flood", 1000, read=True)
+        floods = _call(workers, plan.floods, "flood", _MESSAGES, read=True)
+        memory["flooded"] = kept.call("nanny_memory") / _MB
+        _call(workers, 1, "prepare_payload", _BUFFER)
+        _call(workers, 1, "echo")
+        echoes = _medians(_call(workers, plan.echoes, "echo"), _MS)
+        time.sleep(_SETTLE)
+        memory["used"] = kept.call("nanny_memory") / _MB
+    rates = {who: median(one["received"] / one["seconds"] for one in floods[who]) for who in floods}
+    lost = max(float(_MESSAGES - one["received"]) for one in floods["kept"])
+    through = "through a nanny"
+    messages = f"{_MESSAGES:,} iopub messages of 200 B, {through}"
+    return [
+        _against_direct(f"execute round trip, echo kernel, {through}", "ms", trips, "≤", 2),
+        _against_direct(messages, "/s", rates, "≥", 0.5),
+        Row(f"{messages}, lost", "", lost, target=Target("≤", 0, of="")),
+        _against_direct(f"{_BUFFER // _MB} MB buffer echoed, {through}", "ms", echoes, "≤", 1.5),
+        Row("a nanny's memory", "MB", memory["started"], target=Target("≤", 40, of="")),
+        Row("… after these messages", "MB", memory["flooded"], target=Target("≤", 40, of="")),
+        Row("… and buffers", "MB", memory["used"], target=Target("≤", 40, of="")),
+        _detached_launch(stage, plan),
+    ]
+
+
+def _against_direct(
+    what: str, unit: str, figures: Mapping[str, float], sign: str, limit: float
+) -> Row:
+    target = Target(sign, limit, of="direct")
+    return Row(what, unit, figures["kept"], figures["direct"], target=target)
+
+
+def _detached_launch(stage: Stage, plan: Plan) -> Row:
+    with stage.workers(("ours",)) as workers:
+        worker = workers["ours"]
+        tasks = {
+            "launch": lambda: worker.call("launch", 1),
+            "detached": lambda: worker.call("launch_detached"),
+        }
+        interleave(1, tasks)
+        times = _medians(interleave(plan.launches, tasks, pause=_SETTLE), _MS)
+    return Row(
+        "detached start → ready, native/python3, beyond launch → ready",
+        "ms",
+        times["detached"] - times["launch"],
+        target=Target("≤", 150, of=""),
+    )
+
+
 #: By the names of ``--only``, in the order of the table.
 GROUPS: dict[str, Callable[[Stage, Plan], list[Row]]] = {
     function.__name__: function
@@ -284,6 +341,7 @@ GROUPS: dict[str, Callable[[Stage, Plan], list[Row]]] = {
         encryption,
         restart,
         inprocess,
+        nanny,
     )
 }
 

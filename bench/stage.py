@@ -73,6 +73,18 @@ class Stage:
             yield workers
 
     @contextmanager
+    def directly_and_through_nanny(
+        self, contestant: str, module: str
+    ) -> Iterator[tuple[Worker, Worker]]:
+        """Give one contestant twice: with a kernel, and with one that a nanny keeps."""
+        with (
+            self.connected(module, [contestant]) as direct,
+            closing(Worker(contestant, self.env)) as kept,
+        ):
+            kept.call("connect_through_nanny")
+            yield direct[contestant], kept
+
+    @contextmanager
     def same_with_other_kernels(
         self, contestant: str, module: str, options: Mapping[str, Mapping[str, Any]]
     ) -> Iterator[dict[str, Worker]]:
