@@ -19,6 +19,7 @@ PUBLIC = [
     "BlockingKernelClient",
     "BlockingKernelManager",
     "BlockingKernelRestarter",
+    "BlockingRemoteKernelManager",
     "BlockingRequest",
     "ClientClosed",
     "ConnectionFileError",

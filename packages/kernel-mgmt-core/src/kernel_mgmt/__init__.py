@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .blocking import BlockingKernelClient as BlockingKernelClient
     from .blocking import BlockingKernelManager as BlockingKernelManager
+    from .blocking import BlockingRemoteKernelManager as BlockingRemoteKernelManager
     from .blocking import BlockingRequest as BlockingRequest
     from .blocking_restarter import BlockingKernelRestarter as BlockingKernelRestarter
     from .client import KernelClient as KernelClient
@@ -67,7 +68,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "blocking": ("BlockingKernelClient", "BlockingKernelManager", "BlockingRequest"),
+    "blocking": (
+        "BlockingKernelClient",
+        "BlockingKernelManager",
+        "BlockingRemoteKernelManager",
+        "BlockingRequest",
+    ),
     "blocking_restarter": ("BlockingKernelRestarter",),
     "client": ("KernelClient",),
     "connection": ("ConnectionInfo",),

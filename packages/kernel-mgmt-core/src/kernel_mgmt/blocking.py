@@ -10,7 +10,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -20,14 +20,22 @@ from .background import acquire, background_loop, call_blocking, refuse_to_block
 from .client import KernelClient, MessageHandler
 from .connection import ConnectionInfo
 from .errors import RequestTimeout
+from .kernel_events import KernelEvent
 from .launch import Prompt
 from .manager import ExitStatus, KernelManager
 from .output import print_output
 from .protocol import JSONObject, Message
+from .remote_manager import RemoteKernelManager
 from .request import Request
 from .request_methods import RequestMethods
 
-__all__ = ["BlockingKernelClient", "BlockingKernelManager", "BlockingRequest"]
+__all__ = [
+    "BlockingKernelClient",
+    "BlockingKernelManager",
+    "BlockingRemoteKernelManager",
+    "BlockingRequest",
+    "blocking_manager",
+]
 
 
 class BlockingRequest:
@@ -214,6 +222,75 @@ class BlockingKernelManager:
         self.cleanup()
 
 
+class BlockingRemoteKernelManager(BlockingKernelManager):
+    """A :class:`~kernel_mgmt.remote_manager.RemoteKernelManager` for code without an event loop.
+
+    Args:
+        manager: the manager to wrap.
+    """
+
+    manager: RemoteKernelManager
+
+    def __init__(self, manager: RemoteKernelManager) -> None:
+        super().__init__(manager)
+
+    def __repr__(self) -> str:
+        return f"<BlockingRemoteKernelManager {self.manager!r}>"
+
+    def next_kernel(self, timeout: float | None = None) -> bool:
+        """Wait until another kernel answers in place of one that has ended, if one will."""
+        return call_blocking(self.manager.next_kernel(), timeout, "next_kernel")
+
+    def restart(self, grace: float = 0, timeout: float | None = 60) -> None:
+        """Have the nanny replace the kernel; see ``RemoteKernelManager.restart``.
+
+        Args:
+            grace: seconds that the old kernel may take to end when it was asked; with 0 it is killed.
+            timeout: seconds to wait at most.
+        """
+        call_blocking(self.manager.restart(grace), timeout, "restart")
+
+    def info(self, timeout: float | None = 10) -> dict[str, Any]:
+        """Ask the nanny what it knows."""
+        return call_blocking(self.manager.info(), timeout, "info")
+
+    def renew_lease(self, seconds: float | None, timeout: float | None = 10) -> None:
+        """Have the kernel shut down so many seconds from now, unless this is called again."""
+        call_blocking(self.manager.renew_lease(seconds), timeout, "renew_lease")
+
+    def stop(self, grace: float = 5, timeout: float | None = 30) -> None:
+        """End the kernel and its nanny.
+
+        Args:
+            grace: seconds that the kernel may take to end when it was asked; with 0 it is killed.
+            timeout: seconds to wait at most.
+        """
+        call_blocking(self.manager.stop(grace), timeout, "stop")
+
+    def events(self, timeout: float | None = None) -> Iterator[KernelEvent]:
+        """Iterate over what the nanny tells, from now on and until it is gone.
+
+        Args:
+            timeout: seconds to wait for each event at most; None for no limit.
+        """
+        return _iterate(self.manager.events(), timeout)
+
+
+def _iterate(events: AsyncIterator[KernelEvent], timeout: float | None) -> Iterator[KernelEvent]:
+    async def take() -> KernelEvent | None:
+        return await anext(events, None)
+
+    while (event := call_blocking(take(), timeout, "events")) is not None:
+        yield event
+
+
+def blocking_manager(manager: KernelManager) -> BlockingKernelManager:
+    """Wrap a manager in the blocking one of its kind."""
+    if isinstance(manager, RemoteKernelManager):
+        return BlockingRemoteKernelManager(manager)
+    return BlockingKernelManager(manager)
+
+
 @dataclass
 class _Question:
     """A prompt of the kernel on its way to the thread that is to answer it."""
@@ -291,7 +368,7 @@ class BlockingKernelClient(RequestMethods[BlockingRequest]):
     def manager(self) -> BlockingKernelManager | None:
         """The manager, blocking; None when there is none."""
         manager = self._client.manager
-        return None if manager is None else BlockingKernelManager(manager)
+        return None if manager is None else blocking_manager(manager)
 
     @property
     def kernel_info_content(self) -> JSONObject:

@@ -125,7 +125,8 @@ class Channel:
         identity: the routing id; shell and stdin of a client share one.
         on_frames: called with the frames of each message, on the loop.
         on_link: called with ``lost`` when the connection is lost, and with ``failed`` when an
-            attempt to connect has failed, on the loop.  ZeroMQ goes on trying in either case.
+            attempt to connect has failed, on the loop, after the frames that had come before.
+            ZeroMQ goes on trying in either case.
     """
 
     def __init__(
@@ -139,12 +140,15 @@ class Channel:
     ) -> None:
         self.name = name
         self._on_frames = on_frames
+        self._on_link = on_link
         self._socket = connect(info, name, identity)
         self._loop = asyncio.get_running_loop()
         self._io_loop = IOLoop.current()
         self._descriptor = _option(self._socket, zmq.FD)
         self._io_loop.add_handler(self._descriptor, self._on_readable, IOLoop.READ)
-        self._link = None if on_link is None else _Link(self._socket, self._io_loop, on_link)
+        self._link: _Link | None = None
+        if on_link is not None:
+            self._link = _Link(self._socket, self._io_loop, self._on_link_event)
         self._drain_soon()
 
     def send(self, frames: Sequence[Buffer]) -> None:
@@ -200,6 +204,12 @@ class Channel:
 
     def _on_readable(self, fd: Any, events: int) -> None:
         self.drain()
+
+    def _on_link_event(self, event: str) -> None:
+        # Both descriptors may be readable in one turn of the loop.
+        self.drain()
+        if self._on_link is not None:
+            self._on_link(event)
 
 
 class _Link:

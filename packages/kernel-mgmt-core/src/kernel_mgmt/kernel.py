@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .background import call_blocking, finish
-from .blocking import BlockingKernelClient, BlockingKernelManager
+from .blocking import BlockingKernelClient, BlockingKernelManager, blocking_manager
 from .client import KernelClient
 from .finder import KernelFinder
 from .launch import KernelType, ProgressHandler, PromptHandler
@@ -140,7 +140,7 @@ def start_kernel_blocking(
         raise
     manager, client = started[0]
     return (
-        None if manager is None else BlockingKernelManager(manager),
+        None if manager is None else blocking_manager(manager),
         BlockingKernelClient.wrap(client),
     )
 
