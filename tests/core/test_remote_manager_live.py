@@ -119,7 +119,7 @@ async def test_death_by_signal(nanny: RealNanny, client: KernelClient, number: i
 
 async def test_death_of_the_nanny() -> None:
     """When the nanny is killed the client's requests end, and its manager knows of no kernel."""
-    with real_nanny(transport="tcp") as nanny:
+    with real_nanny() as nanny:
         manager = manager_for(nanny.info)
         async with KernelClient(nanny.info, manager=manager) as client:
             await client.wait_for_ready(PATIENCE)

@@ -53,17 +53,13 @@ class RealNanny:
 
 @contextlib.contextmanager
 def real_nanny(
-    *arguments: str,
-    policy: RestartPolicy | None = QUICK,
-    transport: str = "ipc",
-    **options: Any,
+    *arguments: str, policy: RestartPolicy | None = QUICK, **options: Any
 ) -> Iterator[RealNanny]:
     """Start a nanny with an echo kernel; at the end of the block neither is there any more.
 
     Args:
         *arguments: command-line options of the kernel.
         policy: when the kernel is started again.
-        transport: how the nanny reaches its kernel.
         **options: further fields of the nanny's options.
     """
     argv = (sys.executable, "-m", "kernel_mgmt.testing.echo_kernel", "-f", CONNECTION_FILE)
@@ -72,7 +68,7 @@ def real_nanny(
         kernel_type=KernelType("echo", provider="echo"),
         argv=(*argv, *arguments),
         runtime_dir=Path(os.environ["JUPYTER_RUNTIME_DIR"]),
-        transport=transport,
+        transport="ipc",
         options=NannyOptions(restart_policy=policy, **options),
         startup_timeout=_PATIENCE,
     )
