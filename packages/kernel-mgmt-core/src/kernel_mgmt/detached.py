@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .background import call_blocking, finish
-from .blocking import BlockingKernelClient, BlockingKernelManager
+from .blocking import BlockingKernelClient, BlockingKernelManager, blocking_manager
 from .client import KernelClient
 from .connection import ConnectionInfo
 from .errors import KernelMgmtError, LaunchError, NoSuchRunningKernel
@@ -357,6 +357,6 @@ def attach_kernel_blocking(
         raise
     manager, client = attached[0]
     return (
-        None if manager is None else BlockingKernelManager(manager),
+        None if manager is None else blocking_manager(manager),
         BlockingKernelClient.wrap(client),
     )
