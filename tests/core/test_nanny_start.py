@@ -144,6 +144,8 @@ async def test_environment(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> N
     kernel = psutil.Process(int(await output(info, "pid")))
     assert kernel.ppid() == parent.pid
     assert kernel.environ().get("GLIBC_TUNABLES") is None
+    if sys.platform == "linux":
+        assert "hugetlb" in parent.environ()["GLIBC_TUNABLES"]
     assert kernel.environ().get("GONE") is None
 
 
