@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import signal
 import stat
@@ -12,6 +13,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -27,6 +29,7 @@ from kernel_mgmt import (
     LaunchRequest,
     NannyOptions,
     hookimpl,
+    nanny_start,
 )
 from kernel_mgmt.local import launch_local
 from kernel_mgmt.records import read_records, records_dir
@@ -218,6 +221,64 @@ def test_from_other_threads_and_loops(finder: KernelFinder) -> None:
     assert manager is not None
     assert asyncio.run(output(info, "print here")) == "here"
     asyncio.run(manager.cleanup())
+
+
+class WindowsSubprocess(SimpleNamespace):
+    """What of ``subprocess`` a start on Windows uses; we are in a job that lets nobody go."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            PIPE=subprocess.PIPE,
+            DETACHED_PROCESS=0x8,
+            CREATE_NEW_PROCESS_GROUP=0x200,
+            CREATE_BREAKAWAY_FROM_JOB=0x0100_0000,
+        )
+        self.flags: list[int] = []
+        self.pids: list[int] = []
+
+    def Popen(self, argv: list[str], *, creationflags: int, **options: Any) -> Any:  # noqa: N802
+        """Start a process."""
+        self.flags.append(creationflags)
+        if creationflags & self.CREATE_BREAKAWAY_FROM_JOB:
+            raise PermissionError(13, "Access is denied")
+        process = subprocess.Popen(argv, start_new_session=True, **options)
+        self.pids.append(process.pid)
+        return process
+
+
+async def test_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as that can be told without one, Windows hears answers and errors just the same."""
+    spec = importlib.util.spec_from_file_location("kernel_mgmt.as_on_windows", nanny_start.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with monkeypatch.context() as context:
+        context.setattr(sys, "platform", "win32")
+        context.setitem(sys.modules, spec.name, module)  # where dataclasses look
+        spec.loader.exec_module(module)
+    windows = WindowsSubprocess()
+    monkeypatch.setattr(module, "subprocess", windows)
+    request = LaunchRequest(KernelType("echo"), kernel_id="1", nanny=NannyOptions())
+
+    async def start(*options: str) -> Launched:
+        command = [sys.executable, "-m", "kernel_mgmt.testing.echo_kernel", "-f"]
+        launched: Launched = await module.start_under_nanny(
+            request,
+            lambda file: [*command, str(file), *options],
+            runtime_dir=RUNTIME_DIR,
+            transport="ipc",
+        )
+        return launched
+
+    info, manager = await start()
+    assert await output(info, "print here") == "here"
+    assert manager is not None
+    await manager.cleanup()
+    with pytest.raises(LaunchError, match="exit code 3"):
+        await start("--exit", "3")
+    assert windows.flags == [0x0100_0208, 0x208] * 2
+    for pid in windows.pids:
+        await asyncio.to_thread(os.waitpid, pid, 0)
 
 
 # --- how it fails --------------------------------------------------------------------------------

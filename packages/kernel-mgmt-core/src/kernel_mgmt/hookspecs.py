@@ -57,6 +57,9 @@ def kernel_mgmt_launch_kernel(request: LaunchRequest) -> Awaitable[Launched]:  #
     raises :class:`~kernel_mgmt.errors.LaunchError` when that fails, and then, as when it is
     cancelled, leaves no process, container, file or directory behind.
 
+    A kernel of a request with ``nanny`` must outlive this process: :func:`~kernel_mgmt.local.launch_local`
+    sees to that; else the manager's ``record()`` must be what the attach hook needs.
+
     .. versionadded:: 0.1
     """
 
@@ -65,7 +68,9 @@ def kernel_mgmt_launch_kernel(request: LaunchRequest) -> Awaitable[Launched]:  #
 def kernel_mgmt_attach_kernel(record: KernelRecord) -> Awaitable[Launched]:  # type: ignore[empty-body]
     """Find a running kernel again, from what its manager's ``record()`` gave.
 
-    Optional: a provider whose kernels end with the process that launched them has no such hook.
+    Optional: a provider whose kernels end with the process that launched them has no such hook, and
+    one whose kernels have nannies needs none.  It raises :class:`~kernel_mgmt.errors.LaunchError`
+    when the kernel is not found.
 
     .. versionadded:: 0.1
     """

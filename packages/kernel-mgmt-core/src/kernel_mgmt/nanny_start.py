@@ -193,7 +193,7 @@ def _spawn() -> subprocess.Popen[bytes]:
     if sys.platform == "linux":
         environment = {**_TUNABLES, **environment}
     try:
-        return subprocess.Popen(
+        return _popen_detached(
             [sys.executable, *_COMMAND],
             cwd=os.path.abspath(os.sep),
             env=environment,
@@ -201,7 +201,6 @@ def _spawn() -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            **_detached(),
         )
     except OSError as error:
         raise LaunchError(
@@ -216,16 +215,21 @@ def _send(pipe: IO[bytes], line: bytes) -> None:
     try:
         while rest:
             rest = rest[os.write(pipe.fileno(), rest) :]
-    except BrokenPipeError:
-        pass  # it has ended, and will be heard to have
+    except OSError:
+        pass  # the pipe is broken: it has ended, and will be heard to have
 
 
 if sys.platform == "win32":
 
-    def _detached() -> dict[str, Any]:
+    def _popen_detached(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         # Without a console, and out of reach of the Ctrl-C of ours.
         flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
-        return {"creationflags": flags}
+        try:
+            # A job that we are in may end with us, and all its processes with it.
+            breakaway = subprocess.CREATE_BREAKAWAY_FROM_JOB
+            return subprocess.Popen(argv, creationflags=flags | breakaway, **options)
+        except PermissionError:  # that job lets nobody go
+            return subprocess.Popen(argv, creationflags=flags, **options)
 
     def _hear(stdout: IO[bytes], stderr: IO[bytes], _wake: socket.socket) -> tuple[bytes, bytes]:
         """Give what the nanny wrote; pipes cannot be waited for together with a socket."""
@@ -234,7 +238,7 @@ if sys.platform == "win32":
         # Also of a nanny that is given up: it is stopped when it has answered.
         while not _ANSWER.search(written) and (line := stdout.readline()):
             written += line
-        return written, b"" if written else errors.result()
+        return written, errors.result()  # the nanny lets go of it when it has answered
 
     def _reap(process: subprocess.Popen[bytes]) -> ExitStatus:
         process.returncode = 0  # it is the nanny itself, and runs on: nobody shall wait for it
@@ -242,8 +246,8 @@ if sys.platform == "win32":
 
 else:
 
-    def _detached() -> dict[str, Any]:
-        return {"start_new_session": True}
+    def _popen_detached(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(argv, start_new_session=True, **options)
 
     def _hear(stdout: IO[bytes], stderr: IO[bytes], wake: socket.socket) -> tuple[bytes, bytes]:
         """Give what the nanny wrote on each, when it has answered or is gone."""

@@ -6,7 +6,7 @@ import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, Optional
+from typing import NoReturn
 
 from ..errors import NoSuchRunningKernel
 from ..launch import KernelRecord
@@ -92,7 +92,7 @@ def is_dead(record: KernelRecord) -> bool:
     return record_state(record) == DEAD
 
 
-def nanny_pid(record: KernelRecord) -> Optional[int]:  # noqa: UP045 - Python 3.9
+def nanny_pid(record: KernelRecord) -> int | None:
     """Give the process id of a kernel's nanny; None when it has none, or a record that is unclear."""
     nanny = record.manager.get("nanny")
     pid = nanny.get("pid") if isinstance(nanny, dict) else None
