@@ -135,6 +135,7 @@ def test_directory_of_somebody_elses_choice(directory: Path) -> None:
     chosen = directory.parent / "chosen"
     chosen.mkdir()
     (chosen / "notes").touch()
+    ConnectionInfo.for_tcp().write(chosen / "kernel-other.json")
     info = ConnectionInfo.for_ipc(chosen)
     info.socket_path("shell").touch()
     manager = gone()
@@ -143,7 +144,7 @@ def test_directory_of_somebody_elses_choice(directory: Path) -> None:
         directory, make_record(connection_info=info, manager=manager, connection_file=None)
     )
     assert len(gc(directory)) == 1
-    assert os.listdir(chosen) == ["notes"]
+    assert sorted(os.listdir(chosen)) == ["kernel-other.json", "notes"]
 
 
 def test_nannys_own_directory(directory: Path) -> None:

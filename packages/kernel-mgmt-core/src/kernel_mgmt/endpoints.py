@@ -33,9 +33,9 @@ __all__ = [
     "make_connection",
     "private_directory",
     "refuses",
-    "remove_announced",
     "remove_connection",
     "remove_directory",
+    "remove_home",
     "remove_sockets",
     "transport_for",
 ]
@@ -286,17 +286,21 @@ def remove_sockets(info: ConnectionInfo) -> None:
     remove_directory(Path(info.ip).parent)
 
 
-def remove_announced(directory: Path) -> None:
-    """Remove what kernels that are gone have announced in a nanny's private directory.
+def remove_home(directory: Path) -> None:
+    """Remove a nanny's private directory, and the sockets of the kernels that it kept.
 
-    Their sockets are elsewhere, and only their connection files tell where.
+    Those are elsewhere, and only the connection files in the directory tell where.  As with
+    :func:`remove_directory` it must be one that this module has named.
     """
+    if not directory.name.startswith(_SOCKET_DIR_PREFIX):
+        return
     for file in directory.glob("kernel-*.json"):
         try:
             info = ConnectionInfo.read(file)
         except ConnectionFileError:
             continue  # half written, or of a kernel that had not registered its ports yet
         remove_connection(file, info)
+    remove_directory(directory)
 
 
 def remove_directory(directory: Path) -> None:

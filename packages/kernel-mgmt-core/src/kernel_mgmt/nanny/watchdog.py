@@ -116,9 +116,9 @@ def _remove(path: Path) -> None:
     try:
         if path.is_dir() and not path.is_symlink():
             # Only now, where nobody waits for it: the watchdog is forked before anything is loaded.
-            from ..endpoints import remove_announced
+            from ..endpoints import remove_home
 
-            remove_announced(path)
+            remove_home(path)
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..connection import CHANNELS, ConnectionInfo
-from ..endpoints import accepts, remove_announced, remove_directory, remove_sockets
+from ..endpoints import accepts, remove_home, remove_sockets
 from ..errors import ConnectionFileError
 from ..launch import KernelRecord
 from .files import BadRecord, read_record, record_path, remove_record
@@ -79,13 +79,12 @@ def _remove_files(record: KernelRecord) -> None:
 
 
 def _remove_home(record: KernelRecord) -> None:
-    """Remove the directory that a nanny had for itself, and what its kernel had beside it."""
+    """Remove the directory that a nanny had for itself, and the sockets of its kernel."""
     home = record.manager["nanny"].get("directory")
     if not isinstance(home, str) or not os.path.isabs(home):
         return
     with contextlib.suppress(ValueError):  # no path that a directory can have
-        remove_announced(Path(home))
-        remove_directory(Path(home))
+        remove_home(Path(home))
 
 
 def _listens(info: ConnectionInfo, channel: str) -> bool:
