@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ast
 import importlib
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import kernel_mgmt
 import pytest
+from interpreters import pythons_3_9
+from kernel_mgmt.nanny_archive import TRAVELS
 
 SOURCE = Path(kernel_mgmt.__file__).parent
 
@@ -142,42 +142,29 @@ def test_import_is_cheap() -> None:
     assert [name for name in modules if name.startswith("kernel_mgmt")] == ["kernel_mgmt"]
 
 
-#: What runs on hosts that have nothing of ours, as modules of kernel_mgmt.
-TRAVELS = [
-    "protocol",
-    "connection",
-    "errors",
-    "manager",
-    "process",
-    "background",
-    "launch",
-    "endpoints",
-    "local",
-    "encryption",
-    "registration",
-    "restart_policy",
-    "machine",
-    "records",
-]
-
 FOREIGN = """
 import sys
 before = set(sys.modules)  # what the environment's own .pth files import
 for name in sys.argv[1:]:
-    __import__(f"kernel_mgmt.{name}")
-names = {name.partition(".")[0] for name in set(sys.modules) - before}
+    __import__(name)
+added = {name: sys.modules[name] for name in set(sys.modules) - before}
+# Without a spec are those that Cython's modules make for themselves.
+names = {name.partition(".")[0] for name, module in added.items() if getattr(module, "__spec__", None)}
 print(*sorted(names - set(sys.stdlib_module_names) - {"kernel_mgmt"}))
 """
 
 
 def test_what_travels_imports_nothing() -> None:
     """The part that the nanny takes along needs the standard library alone, and orjson if any."""
-    assert set(run("-c", FOREIGN, *TRAVELS).split()) <= {"orjson", "zmq"}
+    paths = [path.relative_to(SOURCE.parent).with_suffix("") for path in travelling_files()]
+    names = [".".join(path.parts).removesuffix(".__init__") for path in paths]
+    names.remove("kernel_mgmt.process.windows")  # where there is another system
+    assert set(run("-c", FOREIGN, *names).split()) == {"orjson", "zmq"}
 
 
 def travelling_files() -> list[Path]:
     """The source files of the part that travels."""
-    paths = [SOURCE / "__init__.py", *(SOURCE / "nanny").rglob("*.py")]
+    paths = [SOURCE / "__init__.py"]
     for name in TRAVELS:
         path = SOURCE / name
         paths += path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]
@@ -188,20 +175,6 @@ def travelling_files() -> list[Path]:
 def test_what_travels_is_python_3_9(path: Path) -> None:
     """What travels has no syntax that Python 3.9 does not know."""
     ast.parse(path.read_text(), feature_version=(3, 9))
-
-
-def interpreters() -> list[str]:
-    """This interpreter, and each Python 3.9 that is there and starts."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
-    candidates = [shutil.which("python3.9"), *map(str, pyenv.glob("3.9.*/bin/python3.9"))]
-    found = [sys.executable]
-    for python in filter(None, candidates):
-        # pyenv's shims are there even when they lead nowhere.
-        command = [python, "-c", "import sys; print(sys.version_info[:2])"]
-        process = subprocess.run(command, capture_output=True, text=True, check=False)
-        if process.stdout.strip() == "(3, 9)":
-            found.append(python)
-    return found
 
 
 LAUNCH = """
@@ -245,7 +218,7 @@ with tempfile.TemporaryDirectory() as directory:
 """
 
 
-@pytest.mark.parametrize("python", interpreters())
+@pytest.mark.parametrize("python", [sys.executable, *pythons_3_9()])
 def test_what_travels_runs(python: str) -> None:
     """What travels launches and stops a kernel with a bare interpreter, also Python 3.9."""
     # -S: no site-packages, and so neither orjson nor anything else that is installed.

@@ -24,15 +24,19 @@ def main() -> int:
     try:
         request = NannyRequest.from_json(_read_line())
     except NannyError as error:
-        answer({"status": "error", "ename": "NannyError", "cause": str(error), "phase": "start"})
+        answer(_refusal(str(error)))
         return 1
     if os.environ.get("GLIBC_TUNABLES") == _OWN_TUNABLES:
         del os.environ["GLIBC_TUNABLES"]
     _leave_parent()
     watchdog = Watchdog()  # forked off while this process is small and has one thread
-
-    from .service import serve
-
+    try:
+        from .service import serve
+    except ImportError as error:
+        watchdog.close()
+        cause = f"{sys.executable} cannot import what the nanny needs: {error}."
+        answer(_refusal(cause, "Install pyzmq for it."))
+        return 1
     return serve(request, watchdog, answer)
 
 
@@ -55,6 +59,16 @@ def answer(content: Mapping[str, Any]) -> None:
     line = json.dumps(content).encode("ascii") + b"\n"
     while line:
         line = line[os.write(1, line) :]
+
+
+def _refusal(cause: str, advice: str = "") -> Mapping[str, Any]:
+    return {
+        "status": "error",
+        "ename": "NannyError",
+        "cause": cause,
+        "phase": "start",
+        "advice": advice,
+    }
 
 
 def _leave_parent() -> None:

@@ -123,7 +123,7 @@ class Front:
             socket.set_hwm(0)
             socket.set(zmq.LINGER, _LINGER)
             socket.set(zmq.SNDBUF, SEND_BUFFER)
-            if socket.socket_type == zmq.ROUTER:
+            if socket.type == zmq.ROUTER:
                 # A client that connects again under its identity takes over from its old connection.
                 socket.set(zmq.ROUTER_HANDOVER, 1)
             if channel == "iopub":

@@ -134,10 +134,10 @@ class EchoKernel:
         bound.setsockopt(zmq.SNDHWM, 0)
         bound.setsockopt(zmq.RCVHWM, 0)
         bound.setsockopt(zmq.LINGER, _LINGER)
-        if bound.socket_type == zmq.ROUTER:
+        if bound.type == zmq.ROUTER:
             # A client that connects again under its identity takes over from its old connection.
             bound.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        elif bound.socket_type == zmq.XPUB:
+        elif bound.type == zmq.XPUB:
             # Also a second subscriber to the same topic is welcomed.
             bound.setsockopt(zmq.XPUB_VERBOSE, 1)
         if info.curve_secretkey and info.curve_publickey:
