@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import zmq
 
@@ -123,8 +122,11 @@ class Back:
 
     def is_own(self, reply: Envelope) -> bool:
         """Tell whether the kernel answers the nanny itself, and take notice."""
-        route: Any = reply.frames[0]
-        if route.bytes != self._route[0]:
+        if reply.route:
+            own = reply.route[0] == self._route[0]
+        else:  # the kernel has forgotten it
+            own = str(reply.parent_id()).startswith(self._session.session_id)
+        if not own:
             return False
         if self._answered_at is None and reply.header().get("msg_type") == "kernel_info_reply":
             self._answered_at = time.monotonic()

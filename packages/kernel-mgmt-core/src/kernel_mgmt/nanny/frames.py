@@ -11,7 +11,7 @@ from ..errors import MalformedMessage
 from ..protocol import DELIMITER
 from ..protocol.message import load_json
 
-__all__ = ["Envelope", "is_idle", "receive", "send"]
+__all__ = ["Envelope", "Frames", "is_idle", "receive", "send"]
 
 # Plain integers: to combine pyzmq's enum members takes longer than to move a small frame.
 _NOBLOCK = int(zmq.NOBLOCK)
@@ -21,6 +21,7 @@ _LONGEST_ROUTE = 8
 #: Longer than the content of any status message of an idle kernel.
 _LONGEST_IDLE = 48
 
+#: The frames of one message.
 Frames = Sequence[Any]
 
 

@@ -24,7 +24,7 @@ import zmq
 from ..connection import ConnectionInfo
 from ..protocol import Buffer, JSONObject, Message, Session
 from .back import SEND_BUFFER, Back
-from .frames import Envelope, is_idle, receive, send
+from .frames import Envelope, Frames, is_idle, receive, send
 from .pending import PendingRequest, PendingRequests
 
 __all__ = ["Front"]
@@ -246,10 +246,9 @@ class Front:
                 handlers[back.sockets[channel]] = self._passer_of_replies(back, channel)
             handlers[back.sockets["iopub"]] = self._passer_of_output(back)
         if back is not None and self._open:
+            handlers[back.sockets["stdin"]] = self._passer_of_questions(back)
+            handlers[back.sockets["hb"]] = self._passer(back.sockets["hb"], sockets["hb"])
             for channel in ("stdin", "hb"):
-                handlers[back.sockets[channel]] = self._passer(
-                    back.sockets[channel], sockets[channel]
-                )
                 handlers[sockets[channel]] = self._passer(sockets[channel], back.sockets[channel])
         elif self._gone is not None:
             for channel in ("stdin", "hb"):
@@ -413,9 +412,29 @@ class Front:
                 return
             self._pending.remove(reply.parent_id())
             self.passed += 1
-            self._send(target, frames)
+            self._send(target, self._with_route(reply))
 
         return pass_reply
+
+    def _passer_of_questions(self, back: Back) -> Callable[[], None]:
+        source, target = back.sockets["stdin"], self._sockets["stdin"]
+
+        def pass_question() -> None:
+            question = Envelope(receive(source))
+            self.passed += 1
+            self._send(target, self._with_route(question))
+
+        return pass_question
+
+    def _with_route(self, message: Envelope) -> Frames:
+        """Give the frames of a kernel's message, with the route to the client that it is for.
+
+        Some kernels (of zeromq.rs: Deno's) know the first step of a request's route alone, which is
+        the one to us.
+        """
+        if message.route:
+            return message.frames
+        return [*self._pending.route_of(message.parent_id()), *message.frames]
 
     def _passer_of_output(self, back: Back) -> Callable[[], None]:
         source, target = back.sockets["iopub"], self._sockets["iopub"]

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 __all__ = ["PendingRequest", "PendingRequests"]
 
+#: How many that are answered are remembered for the sake of what comes late.
+_LATE_LIMIT = 1000
 #: How many are remembered; a kernel that answers none of more is beyond help.
 _LIMIT = 10_000
 
@@ -32,6 +34,8 @@ class PendingRequests:
         self._requests: dict[str, PendingRequest] = {}
         #: The ids of those that run code, which keep a kernel from being idle.
         self._running: set[str] = set()
+        #: The routes of those that were removed lately, by id.
+        self._late: dict[str, Sequence[bytes]] = {}
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -52,8 +56,23 @@ class PendingRequests:
 
     def remove(self, msg_id: object) -> None:
         """Note that the kernel has answered one, or is done with it."""
-        if self._requests.pop(msg_id, None) is not None:  # type: ignore[call-overload]
-            self._running.discard(msg_id)
+        request = self._requests.pop(msg_id, None)  # type: ignore[call-overload]
+        if request is None:
+            return
+        self._running.discard(request.header["msg_id"])
+        self._late[request.header["msg_id"]] = request.route
+        if len(self._late) > _LATE_LIMIT:
+            del self._late[next(iter(self._late))]
+
+    def route_of(self, msg_id: object) -> Sequence[bytes]:
+        """Give the route to the client that sent a request, also when that was removed lately.
+
+        Empty when nothing is known of it.
+        """
+        request = self._requests.get(msg_id)  # type: ignore[call-overload]
+        if request is not None:
+            return request.route  # type: ignore[no-any-return]
+        return self._late.get(msg_id, ())  # type: ignore[call-overload, no-any-return]
 
     def take(self) -> list[PendingRequest]:
         """Give all and forget them: the kernel is gone."""
