@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from interpreters import pythons_3_9
-from kernel_mgmt import KernelClient, NannyError
+from kernel_mgmt import KernelClient, KernelDied, NannyError
 from kernel_mgmt.nanny_archive import TRAVELS, write_nanny_archive
 from messages import outputs, texts
 from nannies import ECHO_COMMAND, ask_to_keep, running_nanny
@@ -138,8 +138,8 @@ async def test_it_keeps_a_kernel(
             second = await run_code("pid")
             assert second != first
 
-            reply = await client.execute("exit 3")
-            assert reply.content["ename"] == "KernelDied"
+            with pytest.raises(KernelDied):
+                await client.execute("exit 3")
             told = running.ask("wait", kernel=2)
             assert told["exit_status"] == {"code": 3, "signal": None, "reason": ""}
             assert running.ask("wait_ready", after=2) == {"status": "ok", "kernel": 3}

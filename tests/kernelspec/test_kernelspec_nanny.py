@@ -4,51 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_mgmt import KernelClient, KernelType, Message
+from kernel_mgmt import KernelClient, KernelDied, KernelFinder, Message
 from messages import outputs, second_client, texts
-from nannies import RunningNanny, running_nanny
+from nannies import kept_kernel
 
 deno = pytest.importorskip("deno", reason="the distribution 'deno' brings its program along")
 
 PATIENCE = 60
 
 
-@asynccontextmanager
-async def kept(
-    name: str, *argv: str, **options: Any
-) -> AsyncIterator[tuple[RunningNanny, KernelClient]]:
-    """Have a kernel kept by a nanny; gives that and a client."""
-    options = {"kernel_type": KernelType(name, provider="spec"), "transport": "tcp", **options}
-    with running_nanny(argv, **options) as nanny:
-        async with asyncio.timeout(PATIENCE), KernelClient(nanny.connection_info) as client:
-            await client.wait_for_ready()
-            yield nanny, client
-
-
-@asynccontextmanager
-async def xeus(**options: Any) -> AsyncIterator[tuple[RunningNanny, KernelClient]]:
-    """Have xeus-python kept."""
+@pytest.fixture
+def xeus_spec(write_spec: Any) -> str:
+    """The id of a kernelspec of xeus-python, as it installs it; `-5.6` after it is one that says
+    more of what the kernel can do.
+    """
     if importlib.util.find_spec("xpython_launcher") is None:
         pytest.skip("the distribution 'xeus-python' is not installed")
-    argv = (sys.executable, "-m", "xpython_launcher", "-f", "{connection_file}")
-    async with kept("xpython", *argv, **options) as both:
-        yield both
+    argv = ["python", "-m", "xpython_launcher", "-f", "{connection_file}"]
+    write_spec("xpython", argv)
+    write_spec("xpython-5.6", argv, kernel_protocol_version="5.6")
+    return "spec/xpython"
 
 
-@asynccontextmanager
-async def denos(directory: Path) -> AsyncIterator[tuple[RunningNanny, KernelClient]]:
-    """Have Deno's kernel kept."""
-    argv = (deno.find_deno_bin(), "jupyter", "--kernel", "--conn", "{connection_file}")
-    env = {"DENO_DIR": str(directory), "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"}
-    async with kept("deno", *argv, env=env) as both:
-        yield both
+@pytest.fixture
+def deno_spec(write_spec: Any, tmp_path: Path) -> str:
+    """The id of a kernelspec of Deno's kernel, as it installs it."""
+    write_spec(
+        "deno",
+        [deno.find_deno_bin(), "jupyter", "--kernel", "--conn", "{connection_file}"],
+        env={"DENO_DIR": str(tmp_path / "deno"), "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"},
+    )
+    return "spec/deno"
 
 
 async def result_of(client: KernelClient, code: str) -> str:
@@ -62,24 +52,28 @@ async def result_of(client: KernelClient, code: str) -> str:
 # --- xeus-python ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("handshake", [False, True])
-async def test_xeus_asks_and_is_restarted(handshake: bool) -> None:
+@pytest.mark.parametrize("suffix", ["", "-5.6"])
+async def test_xeus_asks_and_is_restarted(
+    suffix: str, xeus_spec: str, finder: KernelFinder
+) -> None:
     """xeus-python, with given ports and with its own, asks the client that runs the code; restarted
     behind that client it is another process.
     """
-    async with xeus(handshake=handshake) as (nanny, client):
+    async with (
+        asyncio.timeout(PATIENCE),
+        kept_kernel(f"{xeus_spec}{suffix}", finder) as (manager, client),
+    ):
         shown: list[Message] = []
         await client.execute_interactive(
             "print(input('who? '))", stdin_hook=lambda _: "Ada", output_hook=shown.append
         )
         assert "Ada" in texts(shown)
         first = await result_of(client, "import os; os.getpid()")
-        assert (await asyncio.to_thread(nanny.ask, "restart"))["kernel"] == 2
-        await client.wait_for_ready()
+        await manager.restart()
         assert await result_of(client, "import os; os.getpid()") != first
 
 
-async def test_comms_of_xeus_have_buffers() -> None:
+async def test_comms_of_xeus_have_buffers(xeus_spec: str, finder: KernelFinder) -> None:
     """Buffers go both ways through a comm that xeus-python has opened."""
     code = """
 import comm
@@ -90,7 +84,7 @@ def reverse(message):
 opened = comm.create_comm(target_name="t")
 opened.on_msg(reverse)
 """
-    async with xeus() as (_, client):
+    async with asyncio.timeout(PATIENCE), kept_kernel(xeus_spec, finder) as (_, client):
         heard: asyncio.Queue[Message] = asyncio.Queue()
         client.add_handler(heard.put_nowait, {"iopub"})
         assert (await client.execute(code)).content["status"] == "ok"
@@ -105,11 +99,15 @@ opened.on_msg(reverse)
 # --- Deno ----------------------------------------------------------------------------------------
 
 
-async def test_replies_without_a_route_arrive(tmp_path: Path) -> None:
+async def test_replies_without_a_route_arrive(deno_spec: str, finder: KernelFinder) -> None:
     """Deno's kernel leaves out of its replies and questions all but the first step of the way back;
     each still gets to the client that it is for.
     """
-    async with denos(tmp_path) as (_, client), second_client(client) as other:
+    async with (
+        asyncio.timeout(PATIENCE),
+        kept_kernel(deno_spec, finder) as (_, client),
+        second_client(client) as other,
+    ):
         requests = {
             n: (client, other)[n % 2].execute(f"throw new Error('{n}')", stop_on_error=False)
             for n in range(10)
@@ -124,16 +122,15 @@ async def test_replies_without_a_route_arrive(tmp_path: Path) -> None:
             assert reply.content["evalue"] == name
 
 
-async def test_deno_is_started_again(tmp_path: Path) -> None:
-    """SIGINT ends Deno; what it was running ends with the nanny's reply, and the next one answers."""
-    async with denos(tmp_path) as (nanny, client):
+async def test_deno_is_started_again(deno_spec: str, finder: KernelFinder) -> None:
+    """SIGINT ends Deno; what it was running ends with that, and the next one answers."""
+    async with asyncio.timeout(PATIENCE), kept_kernel(deno_spec, finder) as (manager, client):
         request = client.execute("console.log('runs'); while (true) {}")
         async for message in request:
             if texts([message]) == ["runs"]:
                 break
-        nanny.ask("interrupt")
-        reply = await request
-        assert reply.content["ename"] == "KernelDied"
-        assert reply.content["evalue"] == "The kernel died: killed by SIGINT."
+        await manager.interrupt()
+        with pytest.raises(KernelDied, match="killed by SIGINT"):
+            await request
         await client.wait_for_ready()
         assert (await client.execute("6 * 7")).content["status"] == "ok"

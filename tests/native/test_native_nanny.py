@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
+import kernel_mgmt_native
 import pytest
-from kernel_mgmt import KernelClient, Message
+from kernel_mgmt import KernelClient, KernelFinder, Message
 from kernel_mgmt.protocol.requests import interrupt_request
+from kernel_mgmt.remote_manager import RemoteKernelManager
 from messages import outputs, second_client, texts
-from nannies import RunningNanny, running_nanny
+from nannies import kept_kernel
 
-COMMAND = (sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}")
-
-
-@pytest.fixture
-def nanny() -> Iterator[RunningNanny]:
-    """A nanny that keeps an ipykernel."""
-    with running_nanny(COMMAND, transport="ipc") as nanny:
-        yield nanny
+Kept = tuple[RemoteKernelManager, KernelClient]
 
 
 @pytest.fixture
-async def client(nanny: RunningNanny) -> AsyncIterator[KernelClient]:
-    """A client of it."""
-    async with KernelClient(nanny.connection_info) as client:
-        await client.wait_for_ready(60)
-        yield client
+async def kept() -> AsyncIterator[Kept]:
+    """The manager and a client of an ipykernel that a nanny keeps."""
+    finder = KernelFinder({"native": kernel_mgmt_native})
+    async with kept_kernel("native/python3", finder) as kept:
+        yield kept
+
+
+@pytest.fixture
+def client(kept: Kept) -> KernelClient:
+    """Its client alone."""
+    return kept[1]
 
 
 async def test_input(client: KernelClient) -> None:
@@ -75,11 +75,12 @@ get_ipython().kernel.comm_manager.register_target("t", opened)
         assert bytes(message.buffers[0]) == data[::-1]
 
 
-async def test_interrupt(nanny: RunningNanny, client: KernelClient) -> None:
+async def test_interrupt(kept: Kept) -> None:
     """Code is interrupted by the nanny's signal, and by a message of the client's."""
+    manager, client = kept
     code = "import time\nprint('runs')\nwhile True: time.sleep(0.1)"
     for interrupt in (
-        lambda: asyncio.to_thread(nanny.ask, "interrupt"),
+        manager.interrupt,
         lambda: client.send(interrupt_request(), "control"),
     ):
         async with asyncio.timeout(60):
