@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +11,17 @@ from typer.core import TyperGroup
 
 from . import __version__
 from .errors import INTERRUPTED, NOBODY_READS, CommandError, LogToUser, say
+from .options import (
+    TYPE_HELP,
+    AsJson,
+    Cwd,
+    Env,
+    ImageMode,
+    Images,
+    Others,
+    Param,
+    Timeout,
+)
 from .plugins import add_commands
 
 __all__ = ["make_app"]
@@ -84,28 +93,6 @@ def _main(
         logging.getLogger("kernel_mgmt").setLevel(logging.DEBUG)
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Write a JSON array instead of a table.")]
-
-_TYPE_HELP = (
-    "A kernel type's id; of python3 and the like, provider/ can be left out when only one has it."
-)
-Cwd = Annotated[Path | None, typer.Option(metavar="DIR", help="The kernel's working directory.")]
-Env = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="Set an environment variable of the kernel."),
-]
-Param = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME=JSON",
-        help="Set a launch parameter of the provider; what is not JSON is a string.",
-    ),
-]
-Timeout = Annotated[
-    float, typer.Option(metavar="SECONDS", min=0, help="How long the kernel may take to start.")
-]
-
-
 def _list(as_json: AsJson = False) -> None:
     """List the kernel types that can be launched."""
     from .listing import list_kernels
@@ -123,7 +110,7 @@ def _providers(as_json: AsJson = False) -> None:
 def _run(
     type_id: Annotated[
         str,
-        typer.Argument(metavar="TYPE", help=_TYPE_HELP),
+        typer.Argument(metavar="TYPE", help=TYPE_HELP),
     ],
     file: Annotated[
         str | None,
@@ -162,18 +149,16 @@ def _run(
     )
 
 
-class _ImageMode(StrEnum):
-    """How the console shows images."""
-
-    AUTO = "auto"
-    KITTY = "kitty"
-    ITERM = "iterm"
-    SIXEL = "sixel"
-    FILE = "file"
+def _refuse_launch_options(option: str, given: dict[str, Any]) -> None:
+    if any(given.values()):
+        raise CommandError(
+            f"--cwd, --env and --param are for a kernel that is launched, and with {option} none "
+            "is; leave them out."
+        )
 
 
 def _console(
-    type_id: Annotated[str | None, typer.Argument(metavar="TYPE", help=_TYPE_HELP)] = None,
+    type_id: Annotated[str | None, typer.Argument(metavar="TYPE", help=TYPE_HELP)] = None,
     existing: Annotated[
         str | None,
         typer.Option(
@@ -186,19 +171,8 @@ def _console(
     env: Env = None,
     param: Param = None,
     timeout: Timeout = 60,
-    others: Annotated[
-        bool,
-        typer.Option(
-            "--others", help="Show what other clients of the kernel run, and its output, marked."
-        ),
-    ] = False,
-    images: Annotated[
-        _ImageMode,
-        typer.Option(
-            help="How to show images: as the terminal seems to be able to, by one of three "
-            "protocols, or saved in a file that is named."
-        ),
-    ] = _ImageMode.AUTO,
+    others: Others = False,
+    images: Images = ImageMode.AUTO,
 ) -> None:
     """Talk to a kernel, line by line.
 
@@ -216,17 +190,13 @@ def _console(
     launch_options = {"cwd": cwd, "env": environment, "launch_params": parameters}
     if existing is None:
         options |= launch_options
-    elif any(launch_options.values()):
-        raise CommandError(
-            "--cwd, --env and --param are for a kernel that is launched, and with --existing none "
-            "is; leave them out."
-        )
+    else:
+        _refuse_launch_options("--existing", launch_options)
 
-    if sys.platform == "win32":
-        raise CommandError(
-            "there is no console on Windows yet; 'kernel-mgmt run' works there, and so does "
-            "'jupyter console --existing'."
-        )
-    from .console import run_console
+    from .consoles import open_console
 
-    sys.exit(run_console(type_id, existing, others=others, images=images.value, **options))
+    sys.exit(
+        open_console(
+            type_id=type_id, existing=existing, others=others, images=images.value, **options
+        )
+    )

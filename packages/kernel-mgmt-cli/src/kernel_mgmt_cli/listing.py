@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Sequence
 from typing import Any
 
 from kernel_mgmt import KernelFinder, KernelType
 
-from .errors import say, wants_colour
+from .errors import say
+from .tables import write_json, write_table
 
 __all__ = ["list_kernels", "list_providers"]
 
@@ -23,9 +21,9 @@ def list_kernels(*, as_json: bool) -> None:
     finder = KernelFinder.from_entrypoints()
     kernels = finder.find_kernels()
     if as_json:
-        _write_json([_kernel_object(kernel) for kernel in kernels])
+        write_json([_kernel_object(kernel) for kernel in kernels])
     elif kernels:
-        _write_table(
+        write_table(
             ["id", "language", "display name"],
             [[kernel.id, kernel.language, kernel.display_name] for kernel in kernels],
         )
@@ -61,7 +59,7 @@ def list_providers(*, as_json: bool) -> None:
     """
     providers = _provider_objects()
     if as_json:
-        _write_json(providers)
+        write_json(providers)
     elif providers:
         header = ["id", "distribution", "kernels", "problem"]
         rows = [
@@ -74,7 +72,7 @@ def list_providers(*, as_json: bool) -> None:
             for provider in providers
         ]
         width = len(header) if any(row[-1] for row in rows) else len(header) - 1
-        _write_table(header[:width], [row[:width] for row in rows])
+        write_table(header[:width], [row[:width] for row in rows])
     else:
         say("hint", "there are no providers; install one: pip install kernel-mgmt-native")
 
@@ -109,30 +107,3 @@ def _provider_objects() -> list[dict[str, Any]]:
         )
         entry["problems"].append(problem.message)
     return [found[provider_id] for provider_id in sorted(found)]
-
-
-def _write_json(value: Any) -> None:
-    if sys.stdout is not None:
-        # What a provider's metadata hold that JSON does not know is shown as Python shows it.
-        sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
-
-
-def _write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write aligned columns, the longest last; no line is broken, whatever reads it."""
-    if sys.stdout is None:
-        return
-    cells = [[_printable(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    title, *lines = (
-        "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    )
-    sys.stdout.write(f"\x1b[1m{title}\x1b[0m\n" if wants_colour(sys.stdout) else f"{title}\n")
-    sys.stdout.writelines(f"{line}\n" for line in lines)
-
-
-def _printable(text: str) -> str:
-    """Give one line that does nothing to a terminal but show itself."""
-    return "".join(
-        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split())
-    )

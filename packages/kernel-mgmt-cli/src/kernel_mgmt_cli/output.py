@@ -125,7 +125,7 @@ def write_text(stream: str, text: str) -> None:
         raise
     except OSError as error:
         raise CommandError(
-            f"cannot write the kernel's output to {file.name}: {error.strerror}; "
-            "the kernel was stopped.",
+            f"cannot write the kernel's output to {file.name}: {error.strerror}; check what is "
+            "there, and whether it has room.",
             KERNEL_MGMT_FAILED,
         ) from error
