@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import COMMAND, Distribution, InTerminal, Run, Start, WriteSpec
+from command_line import COMMAND, Distribution, InTerminal, Kept, Ps, Run, Start, WriteSpec
 from pseudo_terminal import PseudoTerminal
 
 # A provider of echo kernels whose launches wait for a file, asking and reporting what they are
@@ -161,3 +161,35 @@ def console(in_terminal: InTerminal, tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Starts ``kernel-mgmt console`` in a pseudo-terminal, with a history of the test's own."""
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
     return lambda *arguments, **options: in_terminal("console", *arguments, **options)
+
+
+# -- kernels that run on -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> Iterator[Path]:
+    """The directory of the records, of the test's own; what still runs at its end is stopped."""
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
+    directory = tmp_path / "data" / "kernel-mgmt"
+    yield directory
+    if [*directory.glob("kernel-*")]:
+        run("stop", "--all", "--grace", "0")
+        run("gc")
+
+
+@pytest.fixture
+def kept(records: Path, run: Run, echo: str) -> Kept:
+    """Starts an echo kernel that runs on, with the options of ``start``; gives its id."""
+
+    def start(*options: str) -> str:
+        result = run("start", echo, *options)
+        assert (result.returncode, result.stderr) == (0, "")
+        return result.stdout.removesuffix("\n")
+
+    return start
+
+
+@pytest.fixture
+def ps(run: Run, records: Path) -> Ps:
+    """Gives what ``ps --json`` tells."""
+    return lambda: json.loads(run("ps", "--json").stdout)

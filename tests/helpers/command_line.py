@@ -6,10 +6,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pseudo_terminal import PseudoTerminal
 
-__all__ = ["COMMAND", "Distribution", "InTerminal", "Run", "Start", "WriteSpec"]
+__all__ = ["COMMAND", "Distribution", "InTerminal", "Kept", "Ps", "Run", "Start", "WriteSpec"]
 
 COMMAND = [sys.executable, "-m", "kernel_mgmt_cli"]
 
@@ -18,3 +19,5 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 InTerminal = Callable[..., PseudoTerminal]
 Distribution = Callable[..., Path]
 WriteSpec = Callable[..., Path]
+Kept = Callable[..., str]
+Ps = Callable[[], list[dict[str, Any]]]

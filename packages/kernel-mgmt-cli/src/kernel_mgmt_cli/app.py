@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__
+from .detached.commands import add_detached_commands
 from .errors import INTERRUPTED, NOBODY_READS, CommandError, LogToUser, say
 from .options import (
     TYPE_HELP,
@@ -52,7 +53,7 @@ def make_app() -> typer.Typer:
     """Make the command line, with the commands of all distributions that add some."""
     app = typer.Typer(
         cls=_Commands,
-        help="Jupyter kernels at a terminal: find them, and run code in them.",
+        help="Jupyter kernels at a terminal: find them, run code in them, and keep them.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,  # plain help: rich would double the time that it takes
@@ -62,6 +63,7 @@ def make_app() -> typer.Typer:
     app.command("list")(_list)
     app.command("run", epilog=_RUN_EPILOG)(_run)
     app.command("console", epilog=_CONSOLE_EPILOG)(_console)
+    add_detached_commands(app)
     app.command("providers")(_providers)
     for problem in add_commands(app):
         say("warning", problem)
@@ -108,16 +110,22 @@ def _providers(as_json: AsJson = False) -> None:
 
 
 def _run(
-    type_id: Annotated[
-        str,
-        typer.Argument(metavar="TYPE", help=TYPE_HELP),
-    ],
+    ctx: typer.Context,
+    type_id: Annotated[str | None, typer.Argument(metavar="TYPE", help=TYPE_HELP)] = None,
     file: Annotated[
         str | None,
         typer.Argument(metavar="FILE", help="The code's file; - is standard input."),
     ] = None,
     code: Annotated[
         str | None, typer.Option("--code", "-c", metavar="CODE", help="The code itself.")
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="ID",
+            help="In place of TYPE: a kernel that runs on, which is left running.",
+        ),
     ] = None,
     cwd: Cwd = None,
     env: Env = None,
@@ -127,26 +135,32 @@ def _run(
     """Run code in a new kernel, show its output as it comes, and stop the kernel.
 
     Standard input is the code's. Ctrl-C interrupts it; a second Ctrl-C stops the kernel at once.
+    With --on ID the code runs in a kernel that was there before: a second Ctrl-C leaves it alone.
     """
     from .source import STDIN, read_assignments, read_code, read_parameters
 
+    if on is not None:
+        if file is not None:
+            raise CommandError("there is both a TYPE and --on ID; give one of them.")
+        type_id, file = None, type_id  # the only word is the FILE
+    elif type_id is None:
+        ctx.fail("Missing argument 'TYPE'.")
     source = read_code(file, code)
     environment = read_assignments("--env", env or ())
     parameters = read_parameters("--param", param or ())
+    options: dict[str, Any] = {"startup_timeout": timeout, "no_input": file == STDIN}
+    launch_options = {"cwd": cwd, "env": environment, "launch_params": parameters}
+    if on is None:
+        options |= launch_options
+    else:
+        _refuse_launch_options("--on", launch_options)
 
-    from .running import run_code
+    from .running import run_code, run_code_on
 
-    sys.exit(
-        run_code(
-            type_id,
-            source,
-            cwd=cwd,
-            env=environment,
-            launch_params=parameters,
-            startup_timeout=timeout,
-            no_input=file == STDIN,
-        )
-    )
+    if on is not None:
+        sys.exit(run_code_on(on, source, **options))
+    assert type_id is not None
+    sys.exit(run_code(type_id, source, **options))
 
 
 def _refuse_launch_options(option: str, given: dict[str, Any]) -> None:

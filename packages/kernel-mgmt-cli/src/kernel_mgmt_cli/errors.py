@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from kernel_mgmt.errors import KernelDied, KernelMgmtError
+from kernel_mgmt.errors import KernelDied, KernelMgmtError, KernelRestarted
 
 __all__ = [
     "CODE_FAILED",
@@ -69,7 +69,8 @@ def report(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, KernelMgmtError):
         say("error", _in_our_words(str(error)))
-        return KERNEL_DIED if isinstance(error, KernelDied) else KERNEL_MGMT_FAILED
+        died = isinstance(error, (KernelDied, KernelRestarted))
+        return KERNEL_DIED if died else KERNEL_MGMT_FAILED
     what = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
     say(
         "error",

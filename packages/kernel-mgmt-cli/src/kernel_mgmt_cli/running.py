@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from kernel_mgmt import KernelClient, Message, Prompt, ReplyLost, run_kernel
+from kernel_mgmt import KernelClient, KernelRecord, Message, Prompt, ReplyLost, run_kernel
 
 from .asking import answer_code
 from .errors import INTERRUPTED, say
@@ -18,7 +18,7 @@ from .output import OutputWriter
 from .progress import LaunchDisplay
 from .signals import EndedBySignal, Signals
 
-__all__ = ["run_code"]
+__all__ = ["run_code", "run_code_on"]
 
 #: How long a kernel that is stopped while it runs code may take to end when it is asked to, in
 #: seconds.
@@ -26,6 +26,8 @@ _BUSY_PATIENCE = 1.0
 #: Output takes another way than a question. So long after one comes what was printed before it, in
 #: seconds; else it would be shown after the answer.
 _LATE_OUTPUT = 0.01
+#: How long code may wait for that of others until the user is told, in seconds.
+_TURN_PATIENCE = 1.0
 
 
 def run_code(type_id: str, code: str, *, no_input: bool = False, **launch_options: Any) -> int:
@@ -51,6 +53,34 @@ def run_code(type_id: str, code: str, *, no_input: bool = False, **launch_option
         return _Run(signals, display, no_input=no_input).run(kernel, code)
 
 
+def run_code_on(
+    kernel_id: str, code: str, *, no_input: bool = False, startup_timeout: float = 60
+) -> int:
+    """Run code in a kernel that lives on, however this ends.
+
+    Args:
+        kernel_id: the kernel: an id, a unique beginning of one, or a name.
+        code: what to run.
+        no_input: whether the code is told that there is no input when it asks for some.
+        startup_timeout: seconds until the kernel must answer.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        KernelMgmtError: the kernel is not there, does not answer, or died.
+        EndedBySignal: a signal ended the command; the code runs on.
+        BrokenPipeError: nobody reads the output any more; likewise.
+        CommandError: the output cannot be written; likewise. Or the kernel is on another machine.
+    """
+    from .detached.finding import find_here
+
+    record = find_here(kernel_id)
+    kernel = functools.partial(_kept_kernel, record, startup_timeout)
+    with Signals() as signals, LaunchDisplay() as display:
+        return _RunOn(record, signals, display, no_input=no_input).run(kernel, code)
+
+
 #: Gives a kernel for as long as a block lasts; is given the hooks for a launch.
 _Kernel = Callable[..., AbstractAsyncContextManager[KernelClient]]
 
@@ -64,6 +94,19 @@ async def _own_kernel(type_id: str, **options: Any) -> AsyncIterator[KernelClien
             # An idle kernel gets more time than one that may never listen.
             await client.shutdown_or_terminate(_BUSY_PATIENCE)
             raise
+
+
+@asynccontextmanager
+async def _kept_kernel(
+    record: KernelRecord, timeout: float, **_hooks: Any
+) -> AsyncIterator[KernelClient]:
+    from kernel_mgmt.detached import attach_kernel
+
+    _, client = await attach_kernel(record, timeout=timeout)
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 class _Run:
@@ -144,3 +187,47 @@ class _Run:
     def _kill(self) -> None:
         if self._client is not None and self._client.manager is not None:
             self._killing = self._work.loop.create_task(self._client.manager.kill())
+
+
+class _RunOn(_Run):
+    """One run of code in a kernel that lives on, and may be busy with the code of others."""
+
+    def __init__(self, record: KernelRecord, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._record = record
+        #: Whether the code was sent, and whether the kernel has begun to run it.
+        self._sent = self._begun = False
+
+    def _give_up(self, error: BaseException) -> None:
+        self._work.stop()
+        if self._sent and isinstance(error, EndedBySignal):
+            say("left", f"the kernel runs on, and so does the code; {self._how_to_interrupt}.")
+
+    def _code_begins(self) -> None:
+        super()._code_begins()
+        self._sent = True
+        self._work.call_later(_TURN_PATIENCE, self._tell_that_it_waits)
+
+    def _tell_that_it_waits(self) -> None:
+        if not self._begun:
+            say("hint", "the kernel is busy with other code, and this code waits for its turn.")
+
+    def _show(self, message: Message) -> None:
+        if not self._begun:  # and now it has
+            self._begun = True
+            self._signals.interrupted = False
+            self._signals.interrupt = self._interrupt
+        super()._show(message)
+
+    def _interrupt(self) -> None:
+        if self._begun:
+            super()._interrupt()
+        else:
+            # Not said here, in a signal handler, which may interrupt the very same.
+            hint = f"this code does not run yet; {self._how_to_interrupt}, Ctrl-C leaves."
+            self._work.call(say, "hint", hint)
+
+    @property
+    def _how_to_interrupt(self) -> str:
+        known_as = self._record.name or self._record.kernel_id
+        return f"'kernel-mgmt interrupt {known_as}' interrupts what the kernel runs"

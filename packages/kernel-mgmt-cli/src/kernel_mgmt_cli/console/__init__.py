@@ -8,16 +8,16 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
-from kernel_mgmt import LaunchProgress, Prompt
+from kernel_mgmt import KernelRecord, LaunchProgress, Prompt
 from prompt_toolkit.application import in_terminal
 
 from ..errors import CommandError, say
 from ..progress import LaunchDisplay
 from .console import Console
 from .images import PROTOCOLS, Images, detect_protocol
-from .kernels import ConsoleKernel, existing_kernel, own_kernel
+from .kernels import ConsoleKernel, existing_kernel, kept_kernel, own_kernel
 from .prompts import ask
 from .signals import LoopSignals
 
@@ -25,23 +25,27 @@ __all__ = ["run_console"]
 
 
 def run_console(
-    type_id: str | None,
-    existing: str | None,
     *,
+    type_id: str | None = None,
+    existing: str | None = None,
+    kept: KernelRecord | None = None,
     others: bool = False,
     images: str = "auto",
     **launch_options: Any,
 ) -> int:
     """Run a console until its user leaves.
 
+    One of the first three arguments says at which kernel.
+
     Args:
         type_id: the kernel type to launch.
-        existing: a connection file, in place of a kernel type.
+        existing: the connection file of any kernel that runs.
+        kept: a kernel that runs on under a nanny, or that its provider can find again.
         others: whether what other clients of the kernel do is shown.
         images: a key of :data:`~kernel_mgmt_cli.console.images.PROTOCOLS`, ``file`` to save
             them, or ``auto``.
-        launch_options: further arguments of :func:`kernel_mgmt.start_kernel`; for an existing
-            kernel ``startup_timeout`` alone.
+        launch_options: further arguments of :func:`kernel_mgmt.start_kernel`; for a kernel that
+            runs already ``startup_timeout`` alone.
 
     Returns:
         The exit code.
@@ -57,41 +61,45 @@ def run_console(
             "'kernel-mgmt run TYPE -' runs what comes from standard input."
         )
     signals = LoopSignals()
+    kernel = _Source(type_id, existing, kept, launch_options)
     try:
-        asyncio.run(_sit(type_id, existing, signals, others, images, launch_options))
+        asyncio.run(_sit(kernel, signals, others, images))
     except BaseException:
         # What fails because the terminal was closed is told by the signal that says so.
         if signals.ended is None:
             raise
     if signals.ended is not None:
         if signals.ended.signum == signal.SIGINT:
-            say("interrupted", "the launch was given up.")
+            say(
+                "interrupted",
+                f"the {'kernel was left alone' if type_id is None else 'launch was given up'}.",
+            )
         raise signals.ended
     return 0
 
 
-async def _sit(
-    type_id: str | None,
-    existing: str | None,
-    signals: LoopSignals,
-    others: bool,
-    images: str,
-    launch_options: dict[str, Any],
-) -> None:
+class _Source(NamedTuple):
+    """Where a console's kernel comes from: one of the first three."""
+
+    type_id: str | None
+    existing: str | None
+    kept: KernelRecord | None
+    options: dict[str, Any]
+
+
+async def _sit(source: _Source, signals: LoopSignals, others: bool, images: str) -> None:
     protocol = detect_protocol(os.environ) if images == "auto" else images
     shown = Images(PROTOCOLS.get(protocol or ""))
     with signals:
         try:
-            async with _kernel(type_id, existing, signals, launch_options) as kernel:
+            async with _kernel(source, signals) as kernel:
                 await Console(kernel, signals, shown, others=others).sit()
         finally:
             shown.close()
 
 
 @asynccontextmanager
-async def _kernel(
-    type_id: str | None, existing: str | None, signals: LoopSignals, launch_options: dict[str, Any]
-) -> AsyncIterator[ConsoleKernel]:
+async def _kernel(source: _Source, signals: LoopSignals) -> AsyncIterator[ConsoleKernel]:
     """Give the kernel, showing how far it is as long as that takes."""
     with LaunchDisplay() as display:
 
@@ -103,14 +111,19 @@ async def _kernel(
 
         asyncio.get_running_loop().call_later(display.DELAY, display.show)
         kernel: AbstractAsyncContextManager[ConsoleKernel]
-        if existing is not None:
-            display.report(LaunchProgress("ready", "Waiting for the kernel to answer"))
-            kernel = existing_kernel(existing, **launch_options)
+        if source.type_id is not None:
+            hooks = {"on_progress": display.report, "on_prompt": answer}
+            kernel = own_kernel(source.type_id, signals, **(source.options | hooks))
         else:
-            assert type_id is not None
-            kernel = own_kernel(
-                type_id, signals, on_progress=display.report, on_prompt=answer, **launch_options
-            )
+            display.report(LaunchProgress("ready", "Waiting for the kernel to answer"))
+            kernel = _running_kernel(source)
         async with kernel as ready:
             display.end()
             yield ready
+
+
+def _running_kernel(source: _Source) -> AbstractAsyncContextManager[ConsoleKernel]:
+    if source.kept is not None:
+        return kept_kernel(source.kept, **source.options)
+    assert source.existing is not None
+    return existing_kernel(source.existing, **source.options)

@@ -13,18 +13,20 @@ from kernel_mgmt import (
     KernelClient,
     KernelEvent,
     KernelFinder,
+    KernelManager,
+    KernelRecord,
     KernelRestarter,
     Message,
     start_kernel,
 )
 from kernel_mgmt.background import finish
-from kernel_mgmt.errors import RequestTimeout
+from kernel_mgmt.errors import KernelDied, RequestTimeout
 
 from ..errors import KERNEL_DIED, CommandError
 from .existing import check_that_it_listens, find_connection_file
 from .signals import LoopSignals
 
-__all__ = ["ConsoleKernel", "Tell", "existing_kernel", "own_kernel"]
+__all__ = ["ConsoleKernel", "Tell", "existing_kernel", "kept_kernel", "own_kernel"]
 
 #: Tells the user something: of what kind it is, and the sentence.
 Tell = Callable[[str, str], object]
@@ -36,6 +38,9 @@ _PATIENCE, _BUSY_PATIENCE = 5.0, 1.0
 _LOOK_INTERVAL = 1.0
 #: How long a kernel may take to answer that another client restarts, in seconds.
 _RESTART_PATIENCE = 60.0
+
+#: What the end of the console does to a kernel that is not its own, for people.
+_LEAVE = "leave the kernel running"
 
 
 class ConsoleKernel:
@@ -136,6 +141,40 @@ class _RestartedKernel(ConsoleKernel):
                 tell(*words)
 
 
+class _KeptKernel(ConsoleKernel):
+    """A kernel that was there before and lives on; its nanny starts it again when it dies.
+
+    Args:
+        client: talks to it, and follows to the next kernel by itself.
+        title: names it, for people.
+        manager: watches it; not the client's own where that one follows, too.
+    """
+
+    def __init__(self, client: KernelClient, title: str, manager: KernelManager) -> None:
+        super().__init__(client, title, at_end=_LEAVE)
+        self._manager = manager
+
+    def note_death(self) -> None:
+        self._usable.clear()
+
+    async def watch(self, tell: Tell, restarted: Callable[[], object]) -> None:
+        while True:
+            status = await self._manager.wait()
+            self._usable.clear()
+            if self._manager.restarting:
+                tell("hint", "The kernel is being restarted.")
+            else:
+                tell("warning", str(KernelDied(status, await self._manager.log_tail())))
+            if not await self._manager.next_kernel():
+                raise CommandError(
+                    f"the kernel has ended, and is not started again: {status}.", KERNEL_DIED
+                )
+            await self.client.wait_for_ready(_RESTART_PATIENCE)
+            restarted()
+            self._usable.set()
+            tell(*_RESTARTED)
+
+
 _RESTARTED = ("hint", "The kernel was restarted; what it had in memory is gone.")
 _HEARTBEAT_WORDS = {
     False: (
@@ -233,4 +272,34 @@ async def existing_kernel(name: str, *, startup_timeout: float) -> AsyncIterator
     check_that_it_listens(info, path)
     async with KernelClient(info) as client:
         await client.wait_for_ready(startup_timeout)
-        yield ConsoleKernel(client, str(path), at_end="leave the kernel running")
+        yield ConsoleKernel(client, str(path), at_end=_LEAVE)
+
+
+@asynccontextmanager
+async def kept_kernel(
+    record: KernelRecord, *, startup_timeout: float
+) -> AsyncIterator[ConsoleKernel]:
+    """Use a kernel that runs on, for as long as a block lasts; it lives on.
+
+    Args:
+        record: the kernel.
+        startup_timeout: seconds until it must answer.
+
+    Raises:
+        KernelMgmtError: it is not there, or does not answer.
+    """
+    from kernel_mgmt.detached import attach_kernel
+    from kernel_mgmt.remote_manager import manager_for
+
+    manager, client = await attach_kernel(record, timeout=startup_timeout)
+    title = f"{record.name} {record.type_id}".lstrip()
+    info = client.connection_info
+    try:
+        if manager is None:
+            yield ConsoleKernel(client, title, at_end=_LEAVE)
+        else:
+            yield _KeptKernel(
+                client, title, manager_for(info) if info.nanny_control_port else manager
+            )
+    finally:
+        client.close()

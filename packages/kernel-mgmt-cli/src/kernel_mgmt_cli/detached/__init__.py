@@ -1,0 +1,1 @@
+"""The commands for kernels that run on when the command has ended, each kept by a nanny."""

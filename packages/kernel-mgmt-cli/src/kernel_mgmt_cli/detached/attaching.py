@@ -1,0 +1,101 @@
+"""``kernel-mgmt attach``: a console at a kernel that runs on, or else what there is to see."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from kernel_mgmt import KernelRecord
+
+from ..consoles import open_console
+from ..errors import say
+from ..output import write_text
+from ..signals import EndedBySignal
+from ..tables import printable
+from .finding import find_here, manager_of
+from .ps import details, measure_kernels
+from .status import KernelStatus, look_at
+from .words import ago, duration, percent, size
+
+__all__ = ["attach"]
+
+#: So many lines of the log are shown where there is no terminal.
+_LINES = 50
+
+
+def attach(kernel_id: str, *, others: bool, images: str, startup_timeout: float) -> int:
+    """Talk to a kernel, which lives on; without a terminal show its state and its log.
+
+    Args:
+        kernel_id: the kernel.
+        others: as for a console.
+        images: likewise.
+        startup_timeout: seconds until the kernel must answer.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        KernelMgmtError: it is not there, or does not answer.
+        CommandError: it is dead, or on another machine; or it ended meanwhile.
+    """
+    record = find_here(kernel_id)
+    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
+        _show(record)
+        return 0
+    options = {"others": others, "images": images, "startup_timeout": startup_timeout}
+    try:
+        code = open_console(kept=record, **options)
+    except EndedBySignal:
+        _say_how_to_return(record)
+        raise
+    _say_how_to_return(record)
+    return code
+
+
+def _say_how_to_return(record: KernelRecord) -> None:
+    known_as = record.name or record.kernel_id
+    say(
+        "hint",
+        f"the kernel lives on; 'kernel-mgmt attach {known_as}' comes back to it, "
+        f"'kernel-mgmt stop {known_as}' ends it.",
+    )
+
+
+def _show(record: KernelRecord) -> None:
+    (status,) = look_at([record])
+    for name, value in _lines(status):
+        write_text("stdout", f"{name:<16}{printable(value)}\n")
+    if status.problem:
+        say("warning", status.problem)
+    log = asyncio.run(_log(record))
+    if log:
+        write_text("stdout", f"\nThe last of its log:\n{log}")
+
+
+async def _log(record: KernelRecord) -> str:
+    return await (await manager_of(record)).log_tail(_LINES)
+
+
+def _lines(status: KernelStatus) -> list[tuple[str, str]]:
+    known = details(status, measure_kernels([status]))
+    lines = {
+        "id": known["id"],
+        "name": known["name"],
+        "type": known["type"],
+        "state": str(status),
+        "up": duration(known["uptime"]),
+        "memory": size(known["memory"]),
+        "cpu": percent(known["cpu"]),
+        "clients": _text(known["clients"]),
+        "last activity": ago(known["last_activity"]),
+        "restarts": _text(known["restarts"]),
+        "ends in": duration(known["lease"]),
+        "directory": known["cwd"],
+        "connection file": _text(known["connection_file"]),
+    }
+    return [(name, value) for name, value in lines.items() if value]
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)

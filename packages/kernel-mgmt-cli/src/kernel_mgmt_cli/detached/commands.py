@@ -1,0 +1,206 @@
+"""What can be typed about kernels that run on, and what it means."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ..errors import CommandError
+from ..options import TYPE_HELP, AsJson, Cwd, Env, ImageMode, Images, Others, Param, Timeout
+
+__all__ = ["add_detached_commands"]
+
+_ID_HELP = "The kernel: its id, a beginning of the id, or its name; 'kernel-mgmt ps' shows them."
+
+_START_EPILOG = """Exit code: 0 when the kernel answers. 2 for wrong usage; 125 when it could not be
+started. 129, 130 and 143 when SIGHUP, Ctrl-C or SIGTERM ended the launch, which leaves nothing."""
+
+_ATTACH_EPILOG = """Exit code: 0 when you left. 2 for wrong usage; 125 when the kernel is not there or
+does not answer, 126 when it ended. 129, 130, 131 and 143 for SIGHUP, Ctrl-C before the console is
+there, Ctrl-\\ and SIGTERM; the kernel runs on."""
+
+_LOGS_EPILOG = """Exit code: 0, with -f when the kernel was stopped; 125 when there is no such kernel
+or no log. 130 for Ctrl-C, 141 when nobody reads the output any more."""
+
+_ACTION_EPILOG = """Exit code: 0 when it is done; 2 for wrong usage; 125 when it could not be done, for
+one kernel at least; 126 when the kernel is dead."""
+
+
+Id = Annotated[str, typer.Argument(metavar="ID", help=_ID_HELP)]
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help=_ID_HELP)]
+
+
+def add_detached_commands(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command("start", epilog=_START_EPILOG)(_start)
+    app.command("ps")(_ps)
+    app.command("attach", epilog=_ATTACH_EPILOG)(_attach)
+    app.command("logs", epilog=_LOGS_EPILOG)(_logs)
+    app.command("interrupt", epilog=_ACTION_EPILOG)(_interrupt)
+    app.command("restart", epilog=_ACTION_EPILOG)(_restart)
+    app.command("stop", epilog=_ACTION_EPILOG)(_stop)
+    app.command("gc")(_gc)
+
+
+def _start(
+    type_id: Annotated[str, typer.Argument(metavar="TYPE", help=TYPE_HELP)],
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="What the kernel is called, beside its id.")
+    ] = "",
+    cwd: Cwd = None,
+    env: Env = None,
+    param: Param = None,
+    timeout: Timeout = 60,
+    no_restart: Annotated[
+        bool, typer.Option("--no-restart", help="Do not start the kernel again when it dies.")
+    ] = False,
+    lease: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Stop the kernel after so long, unless a program renews the lease.",
+        ),
+    ] = None,
+    idle_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Stop the kernel when it has run nothing, and heard nothing, for so long.",
+        ),
+    ] = None,
+) -> None:
+    """Start a kernel that runs on, and print its id.
+
+    It survives this command, the terminal and the session, and is started again when it dies, until
+    'kernel-mgmt stop' ends it.
+    """
+    from ..source import read_assignments, read_parameters
+
+    environment = read_assignments("--env", env or ())
+    parameters = read_parameters("--param", param or ())
+    for option, seconds in (("--lease", lease), ("--idle-timeout", idle_timeout)):
+        if seconds is not None and not 0 < seconds < float("inf"):
+            raise CommandError(
+                f"{option} {seconds:g} is no time to wait; give a positive number of seconds."
+            )
+
+    from .starting import start
+
+    start(
+        type_id,
+        name=name,
+        restarts=not no_restart,
+        cwd=cwd,
+        env=environment,
+        launch_params=parameters,
+        lease=lease,
+        idle_timeout=idle_timeout,
+        startup_timeout=timeout,
+    )
+
+
+def _ps(as_json: AsJson = False) -> None:
+    """List the kernels that run on, and what they are doing.
+
+    Memory and CPU are those of the kernel and its children. A kernel is starting, idle, busy,
+    restarting, stopping or dead; "no answer" when it is there and silent, "elsewhere" when it was started on
+    another machine that shares this directory, "running" when only its record tells of it.
+    """
+    from .ps import list_running
+
+    list_running(as_json=as_json)
+
+
+def _attach(
+    kernel: Id, others: Others = False, images: Images = ImageMode.AUTO, timeout: Timeout = 60
+) -> None:
+    """Talk to a kernel that runs on, line by line; when you leave it lives on.
+
+    Where there is no terminal, show its state and the last of its log instead.
+    """
+    from .attaching import attach
+
+    sys.exit(attach(kernel, others=others, images=images.value, startup_timeout=timeout))
+
+
+def _logs(
+    kernel: Id,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", "-f", help="Go on with what comes, until the kernel is stopped."),
+    ] = False,
+    lines: Annotated[
+        int | None,
+        typer.Option(
+            "--lines",
+            "-n",
+            metavar="N",
+            min=0,
+            max=2**31 - 1,
+            help="Only the last N lines of what is kept.",
+        ),
+    ] = None,
+) -> None:
+    """Show what a kernel's process has written to its own standard output and error.
+
+    That is its log, and what code prints past the kernel. The last of it is kept.
+    """
+    from .logs import show_logs
+
+    show_logs(kernel, lines=lines, follow=follow)
+
+
+def _interrupt(kernel: Id) -> None:
+    """Interrupt what a kernel runs, as Ctrl-C would."""
+    from .acting import interrupt
+
+    interrupt(kernel)
+
+
+def _restart(
+    kernel: Id,
+    grace: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0, help="How long it may take to end by itself."),
+    ] = 0,
+) -> None:
+    """Start a kernel anew at the same address, and wait until it answers.
+
+    What it had in memory is lost; who is connected stays connected.
+    """
+    from .acting import restart
+
+    restart(kernel, grace=grace)
+
+
+def _stop(
+    kernels: Annotated[
+        list[str] | None, typer.Argument(metavar="ID...", help=_ID_HELP, show_default=False)
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All that run on this machine.")
+    ] = False,
+    grace: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0, help="How long each may take to end before it is killed."
+        ),
+    ] = 5,
+) -> None:
+    """Stop kernels, and remove all that belongs to them."""
+    if bool(kernels) == everything:
+        what = "neither an ID nor" if everything is False else "both an ID and"
+        raise CommandError(f"there is {what} --all; give one of them.")
+
+    from .stopping import stop
+
+    sys.exit(stop(kernels, grace=grace))
+
+
+def _gc() -> None:
+    """Remove what dead kernels have left behind; nothing that is alive is touched."""
+    from .stopping import collect
+
+    collect()

@@ -1,0 +1,55 @@
+"""From what the user typed to a kernel on this machine, and to its manager."""
+
+from __future__ import annotations
+
+from kernel_mgmt import KernelFinder, KernelManager, KernelRecord
+from kernel_mgmt.records import DEAD, ELSEWHERE, find_record, record_state
+
+from ..errors import KERNEL_DIED, KERNEL_MGMT_FAILED, CommandError
+from .words import label
+
+__all__ = ["find_here", "manager_of"]
+
+
+def find_here(kernel_id: str) -> KernelRecord:
+    """Find a kernel that may be alive, and whose machine is this one.
+
+    Args:
+        kernel_id: its id, a beginning that no other id has, or its name.
+
+    Raises:
+        NoSuchRunningKernel: there is none, or there are several.
+        CommandError: its nanny has ended, or it runs on another machine.
+    """
+    record = find_record(kernel_id)
+    state = record_state(record)
+    if state == ELSEWHERE:
+        where = record.machine.get("host") or "another machine"
+        raise CommandError(
+            f"the kernel {label(record)} runs on {where}; run the command there.",
+            KERNEL_MGMT_FAILED,
+        )
+    if state == DEAD:
+        raise CommandError(
+            f"the kernel {label(record)} is dead, and so is its nanny; 'kernel-mgmt gc' removes "
+            "what they left.",
+            KERNEL_DIED,
+        )
+    return record
+
+
+async def manager_of(record: KernelRecord) -> KernelManager:
+    """Give a kernel's manager.
+
+    Raises:
+        KernelMgmtError: it was not found.
+        CommandError: the kernel has none.
+    """
+    _, manager = await KernelFinder.from_entrypoints().attach(record)
+    if manager is None:
+        raise CommandError(
+            f"nothing watches the kernel {label(record)}: it can only be talked to, with "
+            f"'kernel-mgmt attach {record.kernel_id}'.",
+            KERNEL_MGMT_FAILED,
+        )
+    return manager

@@ -1,0 +1,151 @@
+"""``kernel-mgmt logs``: what a kernel's process has written, and what it goes on to write."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from kernel_mgmt import KernelEvent
+from kernel_mgmt.errors import KernelDied
+from kernel_mgmt.remote_manager import RemoteKernelManager
+
+from ..errors import KERNEL_MGMT_FAILED, CommandError, say
+from ..output import write_text
+from .finding import find_here, manager_of
+from .words import label
+
+__all__ = ["count_known", "last_lines", "show_logs"]
+
+#: More lines than any nanny keeps.
+_ALL = 2**31 - 1
+
+#: Why it is stopped, for people.
+_REASONS = {
+    "asked": "somebody asked for it",
+    "shutdown_request": "a client has shut it down",
+    "lease": "its lease has run out",
+    "idle": "it was idle for too long",
+    "signal": "a signal ended its nanny",
+}
+
+
+def show_logs(kernel_id: str, *, lines: int | None, follow: bool) -> None:
+    """Write a kernel's log to standard output.
+
+    Args:
+        kernel_id: the kernel.
+        lines: so many of the last lines; None for all that there are.
+        follow: go on with what comes, across restarts, until the kernel is stopped.
+
+    Raises:
+        KernelMgmtError: it is not there, or does not answer.
+        CommandError: it is dead, on another machine, or cannot be followed.
+        BrokenPipeError: nobody reads the output any more.
+    """
+    asyncio.run(_show(kernel_id, _ALL if lines is None else lines, follow))
+
+
+async def _show(kernel_id: str, lines: int, follow: bool) -> None:
+    record = find_here(kernel_id)
+    manager = await manager_of(record)
+    if not follow:
+        write_text("stdout", await manager.log_tail(lines))
+    elif isinstance(manager, RemoteKernelManager):
+        await _Follower(manager).follow(lines)
+    else:
+        raise CommandError(
+            f"the log of the kernel {label(record)} cannot be followed, since it has no nanny; "
+            "leave out -f.",
+            KERNEL_MGMT_FAILED,
+        )
+
+
+class _Follower:
+    """Shows a log and what is added to it, each piece once.
+
+    What a kernel wrote before it was listened to is in its log alone, and what it writes while the
+    log is asked for is told as well.
+
+    Args:
+        manager: tells both.
+    """
+
+    def __init__(self, manager: RemoteKernelManager) -> None:
+        self._manager = manager
+        #: What was told, and not shown yet; None at the end.
+        self._heard: asyncio.Queue[KernelEvent | None] = asyncio.Queue()
+        self._stopping = False
+
+    async def follow(self, lines: int) -> None:
+        """Show the last lines, and go on until the nanny ends."""
+        listening = asyncio.create_task(self._listen())
+        try:
+            await self._show_log(lines)
+            while (event := await self._heard.get()) is not None:
+                await self._show(event)
+            await listening
+        finally:
+            listening.cancel()
+
+    async def _listen(self) -> None:
+        try:
+            async for event in self._manager.events():
+                self._heard.put_nowait(event)
+        finally:
+            self._heard.put_nowait(None)
+
+    async def _show_log(self, lines: int = _ALL) -> None:
+        """Show the log of the present kernel, and what was told meanwhile and is not in it."""
+        log = await self._manager.log_tail(_ALL)
+        # What was told before the log was given has come by the time of one more answer.
+        await self._manager.is_alive()
+        told: list[KernelEvent | None] = []
+        while not self._heard.empty():
+            told.append(self._heard.get_nowait())
+        write_text("stdout", last_lines(log, lines))
+        known = count_known(log, [e.text for e in told if e is not None and e.name == "output"])
+        for event in told:
+            if event is None:
+                self._heard.put_nowait(None)
+            elif event.name == "output" and known:
+                known -= 1
+            else:
+                await self._show(event)
+
+    async def _show(self, event: KernelEvent) -> None:
+        self._stopping = self._stopping or event.name == "stopping"
+        if event.name == "output":
+            write_text("stdout", event.text)
+        elif event.name == "started" and not self._stopping:
+            await self._show_log()
+        elif words := self._words(event):
+            say(*words)
+
+    def _words(self, event: KernelEvent) -> tuple[str, str] | None:
+        """Give what an event says to the user; an end that was asked for says nothing."""
+        if event.name == "died" and isinstance(event.error, KernelDied) and not self._stopping:
+            return "warning", event.error.summary
+        if event.name == "restarting":
+            return "hint", "The kernel is started again."
+        if event.name == "ready":
+            return "hint", "The kernel answers."
+        if event.name == "failed":
+            return "warning", str(event.error)
+        if event.name == "stopping":
+            return "hint", f"The kernel is stopped: {_REASONS.get(event.text, event.text)}."
+        return None
+
+
+def last_lines(log: str, lines: int) -> str:
+    """Give the last lines of a log."""
+    return "".join(log.splitlines(keepends=True)[-lines:]) if lines else ""
+
+
+def count_known(log: str, pieces: Sequence[str]) -> int:
+    """Tell how many of the first pieces of output a log has at its end."""
+    whole = "".join(pieces)
+    for count in range(len(pieces), 0, -1):
+        if log.endswith(whole):
+            return count
+        whole = whole[: len(whole) - len(pieces[count - 1])]
+    return 0
