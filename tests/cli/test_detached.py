@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from command_line import COMMAND, Distribution, InTerminal, Kept, Ps, Run
+from fake_nanny import FakeNanny, nanny_connection
 from kernel_mgmt import ConnectionInfo, KernelRecord
 from kernel_mgmt.machine import this_machine
 from kernel_mgmt.records import write_record
@@ -28,9 +29,11 @@ FIELDS = {
 }  # fmt: skip
 
 
-def write(directory: Path, kernel_id: str, **fields: object) -> Path:
+def write(
+    directory: Path, kernel_id: str, info: ConnectionInfo | None = None, **fields: object
+) -> Path:
     """Write the record of a kernel that is not there."""
-    info = ConnectionInfo.for_tcp().replace(nanny_control_port=1, nanny_events_port=2)
+    info = info or ConnectionInfo.for_tcp(nanny_control_port=1, nanny_events_port=2)
     values = {"machine": this_machine(), "started": 1e9, **fields}
     return write_record(directory, KernelRecord(kernel_id, "spec/echo", info, **values))  # type: ignore[arg-type]
 
@@ -276,6 +279,35 @@ def test_a_kernel_that_is_not_to_be_restarted(run: Run, kept: Kept, ps: Ps) -> N
     assert run("restart", kernel_id).returncode == 0
     assert run("run", "--on", kernel_id, "-c", "print on").stdout == "on\n"
     assert run("stop", kernel_id).returncode == 0
+
+
+def test_gc_removes_what_is_dead(run: Run, kept: Kept, ps: Ps) -> None:
+    """A kernel that has died goes, and its nanny with it; one that is alive stays."""
+    alive, ended = kept(), kept("--no-restart")
+    assert run("run", "--on", ended, "-c", "exit 3").returncode == 126
+    pids = {kernel["id"]: kernel["nanny_pid"] for kernel in ps()}
+    result = run("gc")
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"removed {ended}\n", "")
+    assert [kernel["id"] for kernel in ps()] == [alive]
+    assert eventually_sync(lambda: not psutil.pid_exists(pids[ended]))
+
+
+@pytest.mark.parametrize("version", ["0.9", "2.0"])
+def test_a_nanny_of_another_version(run: Run, ps: Ps, records: Path, version: str) -> None:
+    """An older and a newer one cost their kernel alone, and a sentence says what to update."""
+    with nanny_connection() as info, FakeNanny(info, protocol_version=version):
+        path = write(records, "other", info=info, manager={"nanny": {"pid": os.getpid()}})
+        (known,) = ps()
+        assert known["state"] == "unknown"
+        assert f"speaks version '{version}' of its protocol" in known["problem"]
+        assert run("ps").stderr == f"warning: {known['problem']}\n"
+        result = run("stop", "other")
+        assert (result.returncode, result.stdout) == (125, "")
+        assert result.stderr == (
+            f"error: the kernel other (its nanny is process {os.getpid()}) was not stopped. "
+            f"{known['problem']}\n"
+        )
+        path.unlink()
 
 
 def test_a_broken_record_is_a_warning(run: Run, records: Path) -> None:

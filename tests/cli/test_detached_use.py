@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from command_line import InTerminal, Kept, Run, Start, WriteSpec
+from command_line import InTerminal, Kept, Ps, Run, Start, WriteSpec
 from waiting import eventually_sync
 
 CTRL_C, CTRL_D, CTRL_BACKSLASH = "\x03", "\x04", "\x1c"
@@ -283,3 +285,42 @@ def test_following_ends_when_nobody_reads(start: Start, run: Run, kept: Kept) ->
     following.stdout.close()
     run("run", "--on", kernel_id, "-c", "outside two")
     assert following.wait(30) == 141
+
+
+def test_a_nanny_that_is_killed_ends_all(
+    start: Start, in_terminal: InTerminal, run: Run, kept: Kept, ps: Ps
+) -> None:
+    """Who follows its log, runs code or sits at a console learns of it at once."""
+    kernel_id = kept()
+    following = start("logs", "-f", kernel_id)
+    with in_terminal("attach", kernel_id) as terminal:
+        terminal.expect(r"In \[1\]: ")
+        running = start("run", "--on", kernel_id, "-c", "print on\noutside on\nsleep 1000")
+        read_until(running, "on")
+        read_until(following, "on")
+        os.kill(ps()[0]["nanny_pid"], signal.SIGKILL)
+        terminal.expect("error:.* the kernel has ended, and is not started again")
+        assert terminal.wait() == 126
+    _, errors = following.communicate(timeout=30)
+    assert (following.returncode, errors) == (
+        126,
+        b"error: the kernel's nanny has ended without a word, and the kernel with it.\n",
+    )
+    _, errors = running.communicate(timeout=30)
+    assert running.returncode == 126
+    assert b"its nanny ended, and the kernel with it" in errors
+
+
+def test_a_console_that_is_given_up(in_terminal: InTerminal, start: Start, kept: Kept) -> None:
+    """Ctrl-C while a stopped kernel is waited for leaves it alone, and says how to come back."""
+    kernel_id = kept("--name", "train")
+    stopped = start("run", "--on", kernel_id, "-c", "print on\nhang")
+    read_until(stopped, "on")
+    with in_terminal("attach", "train") as terminal:
+        terminal.expect("Waiting for the kernel to answer")
+        terminal.send(CTRL_C)
+        terminal.expect("interrupted:.* the kernel was left alone")
+        terminal.expect("'kernel-mgmt attach train' comes back")
+        assert terminal.wait() == 130
+    stopped.terminate()
+    assert stopped.wait(30) == 143

@@ -61,19 +61,17 @@ def run_console(
             "'kernel-mgmt run TYPE -' runs what comes from standard input."
         )
     signals = LoopSignals()
-    kernel = _Source(type_id, existing, kept, launch_options)
+    source = _Source(type_id, existing, kept, launch_options)
     try:
-        asyncio.run(_sit(kernel, signals, others, images))
+        asyncio.run(_sit(source, signals, others, images))
     except BaseException:
         # What fails because the terminal was closed is told by the signal that says so.
         if signals.ended is None:
             raise
     if signals.ended is not None:
         if signals.ended.signum == signal.SIGINT:
-            say(
-                "interrupted",
-                f"the {'kernel was left alone' if type_id is None else 'launch was given up'}.",
-            )
+            what = "the launch was given up." if type_id else "the kernel was left alone."
+            say("interrupted", what)
         raise signals.ended
     return 0
 

@@ -153,9 +153,17 @@ class _KeptKernel(ConsoleKernel):
     def __init__(self, client: KernelClient, title: str, manager: KernelManager) -> None:
         super().__init__(client, title, at_end=_LEAVE)
         self._manager = manager
+        self._death_noted = False
+
+    async def wait_until_usable(self) -> None:
+        await super().wait_until_usable()
+        if self._death_noted:  # maybe before it is watched here, maybe after
+            self._death_noted = False
+            with contextlib.suppress(KernelDied):  # told where it is watched
+                await self.client.wait_for_ready(None)
 
     def note_death(self) -> None:
-        self._usable.clear()
+        self._death_noted = True
 
     async def watch(self, tell: Tell, restarted: Callable[[], object]) -> None:
         while True:

@@ -29,7 +29,6 @@ one kernel at least; 126 when the kernel is dead."""
 
 
 Id = Annotated[str, typer.Argument(metavar="ID", help=_ID_HELP)]
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help=_ID_HELP)]
 
 
 def add_detached_commands(app: typer.Typer) -> None:
@@ -116,9 +115,10 @@ def _ps(as_json: AsJson = False) -> None:
 def _attach(
     kernel: Id, others: Others = False, images: Images = ImageMode.AUTO, timeout: Timeout = 60
 ) -> None:
-    """Talk to a kernel that runs on, line by line; when you leave it lives on.
+    """Talk to a kernel that runs on, and leave it running.
 
-    Where there is no terminal, show its state and the last of its log instead.
+    That is a console, line by line. Where there is no terminal, show the kernel's state and the last
+    of its log instead.
     """
     from .attaching import attach
 
@@ -143,9 +143,10 @@ def _logs(
         ),
     ] = None,
 ) -> None:
-    """Show what a kernel's process has written to its own standard output and error.
+    """Show the log of a kernel that runs on.
 
-    That is its log, and what code prints past the kernel. The last of it is kept.
+    It is what the kernel's process has written to its own standard output and error: messages of
+    the kernel, and what code prints past it. The last of it is kept.
     """
     from .logs import show_logs
 
@@ -166,9 +167,9 @@ def _restart(
         typer.Option(metavar="SECONDS", min=0, help="How long it may take to end by itself."),
     ] = 0,
 ) -> None:
-    """Start a kernel anew at the same address, and wait until it answers.
+    """Start a kernel anew, and wait until it answers.
 
-    What it had in memory is lost; who is connected stays connected.
+    What it had in memory is lost; its address stays, and who is connected stays connected.
     """
     from .acting import restart
 
@@ -177,7 +178,7 @@ def _restart(
 
 def _stop(
     kernels: Annotated[
-        list[str] | None, typer.Argument(metavar="ID...", help=_ID_HELP, show_default=False)
+        list[str] | None, typer.Argument(metavar="ID", help=_ID_HELP, show_default=False)
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="All that run on this machine.")
@@ -200,7 +201,10 @@ def _stop(
 
 
 def _gc() -> None:
-    """Remove what dead kernels have left behind; nothing that is alive is touched."""
+    """Remove what dead kernels have left behind.
+
+    Nothing that is alive, or on another machine, is touched.
+    """
     from .stopping import collect
 
     collect()

@@ -9,7 +9,7 @@ from kernel_mgmt import KernelEvent
 from kernel_mgmt.errors import KernelDied
 from kernel_mgmt.remote_manager import RemoteKernelManager
 
-from ..errors import KERNEL_MGMT_FAILED, CommandError, say
+from ..errors import KERNEL_DIED, KERNEL_MGMT_FAILED, CommandError, say
 from ..output import write_text
 from .finding import find_here, manager_of
 from .words import label
@@ -39,7 +39,7 @@ def show_logs(kernel_id: str, *, lines: int | None, follow: bool) -> None:
 
     Raises:
         KernelMgmtError: it is not there, or does not answer.
-        CommandError: it is dead, on another machine, or cannot be followed.
+        CommandError: it is dead, on another machine, or cannot be followed; or its nanny died.
         BrokenPipeError: nobody reads the output any more.
     """
     asyncio.run(_show(kernel_id, _ALL if lines is None else lines, follow))
@@ -77,7 +77,11 @@ class _Follower:
         self._stopping = False
 
     async def follow(self, lines: int) -> None:
-        """Show the last lines, and go on until the nanny ends."""
+        """Show the last lines, and go on until the nanny ends.
+
+        Raises:
+            CommandError: it has ended, and nobody has asked it to.
+        """
         listening = asyncio.create_task(self._listen())
         try:
             await self._show_log(lines)
@@ -86,6 +90,10 @@ class _Follower:
             await listening
         finally:
             listening.cancel()
+        if not self._stopping:
+            raise CommandError(
+                "the kernel's nanny has ended without a word, and the kernel with it.", KERNEL_DIED
+            )
 
     async def _listen(self) -> None:
         try:

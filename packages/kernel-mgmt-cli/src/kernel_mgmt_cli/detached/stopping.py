@@ -9,9 +9,10 @@ from kernel_mgmt import KernelRecord
 from kernel_mgmt.detached import collect_dead
 from kernel_mgmt.errors import KernelMgmtError
 from kernel_mgmt.records import ALIVE, read_records, record_state
+from kernel_mgmt.records.listing import nanny_pid
 from kernel_mgmt.remote_manager import RemoteKernelManager
 
-from ..errors import CommandError, report, say
+from ..errors import KERNEL_MGMT_FAILED, CommandError, report, say
 from ..tables import write_line
 from .finding import find_here, manager_of
 from .words import label
@@ -70,7 +71,11 @@ async def _stop(record: KernelRecord, grace: float) -> int:
             except TimeoutError:
                 await manager.kill()
             await manager.cleanup()
-    except (KernelMgmtError, CommandError) as error:
+    except KernelMgmtError as error:
+        where = f" (its nanny is process {pid})" if (pid := nanny_pid(record)) else ""
+        what = f"the kernel {label(record)}{where} was not stopped. {error}"
+        return report(CommandError(what, KERNEL_MGMT_FAILED))
+    except CommandError as error:
         return report(error)
     write_line(f"stopped {label(record)}")
     return 0
