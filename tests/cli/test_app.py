@@ -70,7 +70,9 @@ def kernel_mgmt_cli_commands(app):
     distribution("kernel-mgmt-moon", "kernel_mgmt_cli", "moon", code)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["providers", "--json"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list"], ["providers", "--json"], ["ps", "--json"]]
+)
 def test_what_is_not_needed_is_not_imported(arguments: list[str]) -> None:
     """Help and lists load neither ZeroMQ nor rich: that is most of what they would take."""
     code = (
