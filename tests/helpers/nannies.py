@@ -1,4 +1,4 @@
-"""Nannies: as users have them, and as anybody may start and ask one, by plain messages."""
+"""A nanny as anybody starts one, by its request, and what a manager asks it, by plain messages."""
 
 from __future__ import annotations
 
@@ -7,35 +7,17 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import zmq
-from kernel_mgmt import (
-    ConnectionInfo,
-    KernelClient,
-    KernelFinder,
-    KernelType,
-    Session,
-    attach_kernel,
-    start_detached,
-)
+from kernel_mgmt import ConnectionInfo, KernelType, Session
 from kernel_mgmt.channels import shared_context
 from kernel_mgmt.nanny.request import NannyRequest
-from kernel_mgmt.remote_manager import RemoteKernelManager
 
-__all__ = [
-    "ECHO_COMMAND",
-    "MODULE",
-    "PATIENCE",
-    "RunningNanny",
-    "ask",
-    "ask_to_keep",
-    "kept_kernel",
-    "running_nanny",
-]
+__all__ = ["ECHO_COMMAND", "MODULE", "RunningNanny", "ask_to_keep", "running_nanny"]
 
 #: How long an answer may take, in seconds.
 PATIENCE = 60.0
@@ -66,23 +48,28 @@ class RunningNanny:
         self.connection_file = Path(answer["connection_file"])
 
     def ask(self, name: str, **content: Any) -> dict[str, Any]:
-        """Ask it something; gives the content of its reply."""
-        return ask(self.connection_info, name, **content)
+        """Ask it something, as a manager does; gives the content of its reply."""
+        info = self.connection_info
+        session = Session(info.key, info.signature_scheme)
+        request = session.message(f"{name}_request", content)
+        with shared_context().socket(zmq.DEALER) as socket:
+            socket.linger = 0
+            connect(socket, info, "nanny_control")
+            socket.send_multipart(session.serialize(request))
+            assert socket.poll(PATIENCE * 1000), f"{name} was not answered"
+            reply = session.deserialize(socket.recv_multipart())
+        assert reply.msg_type == f"{name}_reply"
+        assert reply.parent_id == request.msg_id
+        return reply.content
 
 
-def ask(info: ConnectionInfo, name: str, **content: Any) -> dict[str, Any]:
-    """Ask a nanny something, as a manager does; gives the content of its reply."""
-    session = Session(info.key, info.signature_scheme)
-    request = session.message(f"{name}_request", content)
-    with shared_context().socket(zmq.DEALER) as socket:
-        socket.linger = 0
-        socket.connect(info.endpoint("nanny_control"))
-        socket.send_multipart(session.serialize(request))
-        assert socket.poll(PATIENCE * 1000), f"{name} was not answered"
-        reply = session.deserialize(socket.recv_multipart())
-    assert reply.msg_type == f"{name}_reply"
-    assert reply.parent_id == request.msg_id
-    return reply.content
+def connect(socket: zmq.Socket[bytes], info: ConnectionInfo, channel: str) -> None:
+    """Connect to a socket of a nanny, encrypted where it is."""
+    if info.curve_publickey:
+        public, secret = zmq.curve_keypair()
+        socket.curve_publickey, socket.curve_secretkey = public, secret
+        socket.curve_serverkey = info.curve_publickey.encode()
+    socket.connect(info.endpoint(channel))
 
 
 def ask_to_keep(
@@ -136,25 +123,3 @@ def running_nanny(argv: Sequence[str], **options: Any) -> Iterator[RunningNanny]
     finally:
         if nanny.connection_file.exists():
             assert nanny.ask("stop", timeout=1)["status"] == "ok"
-
-
-@asynccontextmanager
-async def kept_kernel(
-    type_id: str, finder: KernelFinder, **options: Any
-) -> AsyncIterator[tuple[RemoteKernelManager, KernelClient]]:
-    """Have a kernel detached; gives its manager and a client. It is stopped at the end.
-
-    Args:
-        type_id: its type.
-        finder: knows the type.
-        **options: those of :func:`kernel_mgmt.start_detached`.
-    """
-    record = await start_detached(type_id, finder=finder, **options)
-    manager = RemoteKernelManager(record.connection_info)
-    try:
-        attached, client = await attach_kernel(record, finder=finder)
-        assert isinstance(attached, RemoteKernelManager)
-        async with client:
-            yield attached, client
-    finally:
-        await manager.cleanup()

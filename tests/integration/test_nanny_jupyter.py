@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jupyter_client
 import pytest
 from jupyter_core.utils import ensure_event_loop
-from kernel_mgmt import ConnectionInfo, KernelFinder, KernelRecord, start_detached_blocking
-from nannies import PATIENCE, ask, kept_kernel
+from kept_kernels import kept_kernel, kept_kernel_blocking
+from kernel_mgmt import ConnectionInfo
 from pseudo_terminal import PseudoTerminal
 from waiting import eventually
+
+PATIENCE = 60
 
 #: Runs until it is interrupted or killed, and says so.
 FOREVER = "import time\nprint('runs')\nwhile True: time.sleep(0.1)"
@@ -28,17 +28,6 @@ Parts = dict[str, Any]
 def _jupyters_loop() -> None:
     """Make the event loop that jupyter_client keeps for its blocking calls, once."""
     ensure_event_loop()
-
-
-@contextmanager
-def kept(transport: str = "ipc") -> Iterator[KernelRecord]:
-    """Have an ipykernel kept by a nanny that listens on a transport."""
-    given = ConnectionInfo.for_tcp() if transport == "tcp" else None
-    record = start_detached_blocking("native/python3", connection_info=given)
-    try:
-        yield record
-    finally:
-        assert ask(record.connection_info, "stop")["status"] == "ok"
 
 
 # --- the asynchronous client ---------------------------------------------------------------------
@@ -82,8 +71,7 @@ async def test_async_client() -> None:
     """AsyncKernelClient runs code, answers questions, interrupts by message and completes; when the
     kernel is restarted, what it runs ends with an error reply, and the next requests are answered.
     """
-    finder = KernelFinder.from_entrypoints()
-    async with asyncio.timeout(PATIENCE), kept_kernel("native/python3", finder) as (manager, _):
+    async with asyncio.timeout(PATIENCE), kept_kernel("native/python3") as (manager, _):
         jupyter = AsyncJupyter((await manager.info())["connection_file"])
         client = jupyter.client
         try:
@@ -130,7 +118,8 @@ def test_blocking_client(transport: str) -> None:
     """BlockingKernelClient runs code and answers questions; when the kernel dies, what it runs ends
     with an error reply, and its next requests are answered by the next kernel.
     """
-    with kept(transport) as record:
+    given = ConnectionInfo.for_tcp() if transport == "tcp" else None
+    with kept_kernel_blocking("native/python3", connection_info=given) as (_, record):
         client = jupyter_client.BlockingKernelClient(connection_file=str(record.connection_file))
         client.load_connection_file()
         client.start_channels()
@@ -171,7 +160,7 @@ def test_console_goes_on_with_the_next_kernel() -> None:
     console = shutil.which("jupyter-console", path=Path(sys.executable).parent)
     assert console, "jupyter_console is not installed beside this Python"
     with (
-        kept() as record,
+        kept_kernel_blocking("native/python3") as (manager, record),
         PseudoTerminal(
             [console, "--simple-prompt", "--existing", str(record.connection_file)]
         ) as terminal,
@@ -179,7 +168,7 @@ def test_console_goes_on_with_the_next_kernel() -> None:
         terminal.expect(r"In \[\d+\]: ")
         terminal.send("shared = 'of the first kernel'\n")
         terminal.expect(r"In \[\d+\]: ")
-        assert ask(record.connection_info, "restart")["kernel"] == 2
+        manager.restart()
         terminal.send("print('shared' in globals())\n")
         terminal.expect("False")
         terminal.expect(r"In \[\d+\]: ")
@@ -187,4 +176,4 @@ def test_console_goes_on_with_the_next_kernel() -> None:
         terminal.expect("Do you really want to exit")
         terminal.send("y\n")
         terminal.wait()
-        assert ask(record.connection_info, "is_alive")["alive"] is True
+        assert manager.is_alive()

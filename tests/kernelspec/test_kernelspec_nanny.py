@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kept_kernels import kept_kernel
 from kernel_mgmt import KernelClient, KernelDied, KernelFinder, Message
 from messages import outputs, second_client, texts
-from nannies import kept_kernel
 
 deno = pytest.importorskip("deno", reason="the distribution 'deno' brings its program along")
 

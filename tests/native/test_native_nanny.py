@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 
 import kernel_mgmt_native
 import pytest
+from kept_kernels import kept_kernel
 from kernel_mgmt import KernelClient, KernelFinder, Message
 from kernel_mgmt.protocol.requests import interrupt_request
 from kernel_mgmt.remote_manager import RemoteKernelManager
 from messages import outputs, second_client, texts
-from nannies import kept_kernel
 
 Kept = tuple[RemoteKernelManager, KernelClient]
 
