@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import NannyError
+from .memory import do_without_tls
 from .request import NannyRequest
 from .watchdog import Watchdog
 
@@ -28,15 +29,17 @@ def main() -> int:
         return 1
     if os.environ.get("GLIBC_TUNABLES") == _OWN_TUNABLES:
         del os.environ["GLIBC_TUNABLES"]
-    _leave_parent()
-    watchdog = Watchdog()  # forked off while this process is small and has one thread
+    do_without_tls()
     try:
+        # Before the forks: what memory the imports alone need, and the system can load again, stays
+        # behind in the process that ends.
         from .service import serve
     except ImportError as error:
-        watchdog.close()
         cause = f"{sys.executable} cannot import what the nanny needs: {error}."
         answer(_refusal(cause, "Install pyzmq for it."))
         return 1
+    _leave_parent()
+    watchdog = Watchdog()  # forked off while this process has one thread
     return serve(request, watchdog, answer)
 
 

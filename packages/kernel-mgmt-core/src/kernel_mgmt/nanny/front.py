@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 import selectors
 import socket as _socket
 import time
@@ -25,6 +26,7 @@ from ..connection import ConnectionInfo
 from ..protocol import Buffer, JSONObject, Message, Session
 from .back import SEND_BUFFER, Back
 from .frames import Envelope, Frames, is_idle, receive, send
+from .memory import give_back
 from .pending import PendingRequest, PendingRequests
 
 __all__ = ["Front"]
@@ -45,6 +47,8 @@ _EVENTS_LIMIT = 10_000
 _CONTROL_LIMIT = 1024 * 1024
 #: How long the last messages may take to leave, in milliseconds.
 _LINGER = 1000
+#: How long after memory was given back it is not given back again, in seconds.
+_TIDY_PAUSE = 0.5
 #: How many requests are held for a kernel that is not there yet.
 _HELD = 1000
 
@@ -105,6 +109,9 @@ class Front:
         self._handlers: dict[zmq.Socket[bytes], Callable[[], object]] = {}
         self._to_look_at: set[zmq.Socket[bytes]] = set()
         self._selector = selectors.DefaultSelector()
+        #: Whether messages have passed since memory was given back, and when that may be again.
+        self._untidy = False
+        self._tidy_at = 0.0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
         self._wake_end, self._wakeup = _socket.socketpair()
@@ -172,8 +179,10 @@ class Front:
                     self._to_look_at.add(key.data)
             sockets, self._to_look_at = self._to_look_at, set()
             for socket in sockets:
+                self._untidy = True
                 self._serve(socket)
             self._ask_if_due()
+            self._tidy_up_if_due()
 
     def stop(self) -> None:
         """End the loop."""
@@ -269,9 +278,17 @@ class Front:
         """How long to wait for messages, in seconds."""
         if self._to_look_at:
             return 0
-        if self._back is None or self._open:
-            return None
-        return max(0.0, self._back.ask_at - time.monotonic())
+        due = self._tidy_at if self._untidy else math.inf
+        if self._back is not None and not self._open:
+            due = min(due, self._back.ask_at)
+        return None if due == math.inf else max(0.0, due - time.monotonic())
+
+    def _tidy_up_if_due(self) -> None:
+        """Give back the memory of messages that have passed, when there is nothing else to do."""
+        if self._untidy and not self._to_look_at and time.monotonic() >= self._tidy_at:
+            give_back()
+            self._untidy = False
+            self._tidy_at = time.monotonic() + _TIDY_PAUSE
 
     def _ask_if_due(self) -> None:
         back = self._back
