@@ -224,11 +224,13 @@ class Front:
         """Ask the kernel to end, by a message."""
         if self._back is not None:
             self._back.ask_to_end(restart=restart)
+            self._to_look_at.add(self._back.sockets["control"])
 
     def interrupt(self) -> None:
         """Interrupt what the kernel runs, by a message."""
         if self._back is not None:
             self._back.interrupt()
+            self._to_look_at.add(self._back.sockets["control"])
 
     def reply(self, frames: Sequence[Buffer]) -> None:
         """Send a manager a reply."""
@@ -294,6 +296,7 @@ class Front:
         back = self._back
         if back is not None and not self._open and time.monotonic() >= back.ask_at:
             back.ask()
+            self._to_look_at.add(back.sockets["shell"])
             self._open_when_ready(back)
 
     def _serve(self, socket: zmq.Socket[bytes]) -> None:
