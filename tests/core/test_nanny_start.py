@@ -308,8 +308,8 @@ async def test_kernel_that_ends_at_once(finder: KernelFinder) -> None:
     [
         ([], "empty command"),
         (["/no/such/kernel"], "'/no/such/kernel' was not found"),
-        (["sh", "a\0b"], "cannot be given this argv"),
-        (["sh", 5], "must be a list of strings"),
+        (["sh", "a\0b"], "a word of argv holds NUL"),
+        (["sh", 5], "a word of argv must be a string"),
         (["sh", b"x"], "has no JSON form"),
     ],
 )

@@ -161,16 +161,13 @@ def test_nannys_own_directory(directory: Path) -> None:
 
 
 def test_kernel_behind_the_nanny(directory: Path) -> None:
-    """The sockets of the kernel go too, of which only a file in the nanny's directory tells."""
+    """The sockets of the kernel go too, which are in the nanny's directory."""
     manager = gone()
     manager["nanny"]["directory"] = str(directory.parent / "km-one")
     leave(directory, manager=manager)
-    behind = directory.parent / "km-behind"
+    behind = directory.parent / "km-one" / "km-kernel"
     behind.mkdir(mode=0o700)
-    info = ConnectionInfo.for_ipc(behind)
-    info.socket_path("shell").touch()
-    info.write(directory.parent / "km-one" / "kernel-one.json")
-    (directory.parent / "km-one" / "kernel-half.json").write_text("{")
+    ConnectionInfo.for_ipc(behind).socket_path("shell").touch()
     assert len(gc(directory)) == 1
     assert what_is_left(directory) == []
 

@@ -30,12 +30,12 @@ __all__ = [
     "choose_endpoints",
     "connect",
     "file_errors_as_launch_errors",
+    "is_socket_directory",
     "make_connection",
     "private_directory",
     "refuses",
     "remove_connection",
     "remove_directory",
-    "remove_home",
     "remove_sockets",
     "transport_for",
 ]
@@ -92,6 +92,7 @@ def choose_endpoints(
     *,
     encrypted: bool = False,
     sign_as: ConnectionInfo | None = None,
+    socket_dir: Path | None = None,
 ) -> ConnectionInfo:
     """Give the endpoints that a launch asks for, or else fresh ones.
 
@@ -100,6 +101,7 @@ def choose_endpoints(
         transport: ``ipc`` or ``tcp``; always ``tcp`` where there are no Unix sockets.
         encrypted: whether fresh ones have CURVE keys.
         sign_as: has the key and signature scheme for fresh ones; a fresh key by default.
+        socket_dir: the directory for fresh Unix sockets, not yet there; by default a fresh one.
 
     Raises:
         LaunchError: there is no directory for the sockets.
@@ -115,7 +117,7 @@ def choose_endpoints(
         common |= {"key": sign_as.key, "signature_scheme": sign_as.signature_scheme}
     if transport_for(request, transport) == "ipc":
         with file_errors_as_launch_errors():
-            return ConnectionInfo.for_ipc(_new_socket_dir(), **common)
+            return ConnectionInfo.for_ipc(socket_dir or _new_socket_dir(), **common)
     return ConnectionInfo.for_tcp(**common)
 
 
@@ -286,29 +288,12 @@ def remove_sockets(info: ConnectionInfo) -> None:
     remove_directory(Path(info.ip).parent)
 
 
-def remove_home(directory: Path) -> None:
-    """Remove a nanny's private directory, and the sockets of the kernels that it kept.
-
-    Those are elsewhere, and only the connection files in the directory tell where.  As with
-    :func:`remove_directory` it must be one that this module has named.
-    """
-    if not directory.name.startswith(_SOCKET_DIR_PREFIX):
-        return
-    for file in directory.glob("kernel-*.json"):
-        try:
-            info = ConnectionInfo.read(file)
-        except ConnectionFileError:
-            continue  # half written, or of a kernel that had not registered its ports yet
-        remove_connection(file, info)
-    remove_directory(directory)
-
-
 def remove_directory(directory: Path) -> None:
     """Remove a directory, if it is one that this module has named; safe to call twice.
 
     One of somebody else's choice may hold what is not ours.
     """
-    if directory.name.startswith(_SOCKET_DIR_PREFIX):
+    if is_socket_directory(directory):
         _remove(lambda: shutil.rmtree(directory))
 
 
@@ -319,6 +304,11 @@ def _remove(remove: Callable[[], object]) -> None:
         pass  # never made, or removed already
     except OSError as error:
         logger.warning("Left behind after a kernel: %s", error)
+
+
+def is_socket_directory(directory: Path) -> bool:
+    """Tell whether a directory is one that is made for sockets and goes with them."""
+    return directory.name.startswith(_SOCKET_DIR_PREFIX)
 
 
 def private_directory() -> Path:
@@ -336,7 +326,8 @@ def private_directory() -> Path:
 def _new_socket_dir() -> Path:
     """Name a directory that does not exist yet and is short enough for socket paths."""
     name = f"{_SOCKET_DIR_PREFIX}{secrets.token_hex(4)}"
-    longest_file = len("/k-65535")  # a kernel may choose its numbers itself
+    # A kernel may choose its numbers itself; a nanny's is in a directory of its own in there.
+    longest_file = len("/km-kernel/k-65535")
     for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108 - private below
         if not base or not os.access(base, os.W_OK | os.X_OK):
             continue
@@ -382,5 +373,7 @@ def file_errors_as_launch_errors() -> Iterator[None]:
         yield
     except (ConnectionFileError, OSError) as error:
         raise LaunchError(
-            one_line(error), phase="start", advice="Check the directory's path, room and rights."
+            one_line(error) + ".",
+            phase="start",
+            advice="Check the directory's path, room and rights.",
         ) from error

@@ -80,6 +80,11 @@ class LocalKernelManager(KernelManager):
         """The id of the kernel's process and process group."""
         return self._process.pid
 
+    @property
+    def exit_status(self) -> ExitStatus | None:
+        """How the kernel's process ended; None while it runs."""
+        return self._process.exit_status
+
     async def is_alive(self) -> bool:  # noqa: D102 - as in KernelManager
         return self._process.exit_status is None
 
@@ -121,6 +126,7 @@ class _Plan:
     encrypted: bool
     handshake: bool
     sign_as: ConnectionInfo | None
+    socket_dir: Path | None
     die_with_parent: bool
     on_spawn: Callable[[int], object] | None
     #: Write the registration socket's port as a string.
@@ -137,6 +143,7 @@ async def launch_local(
     encryption: object = "auto",
     handshake: bool = False,
     sign_as: ConnectionInfo | None = None,
+    socket_dir: Path | None = None,
     die_with_parent: bool = False,
     on_spawn: Callable[[int], object] | None = None,
 ) -> Launched:
@@ -158,6 +165,7 @@ async def launch_local(
             understands a connection file too (JEP 66).
         sign_as: the kernel shall have the key and signature scheme that this has, because somebody
             passes its messages on; a fresh key by default.
+        socket_dir: the directory for Unix sockets, not yet there; a fresh one by default.
         die_with_parent: whether the system shall kill the kernel when this process ends, where it
             can; most end by themselves.
         on_spawn: called with the id of the kernel's process as soon as there is one.
@@ -196,6 +204,7 @@ async def launch_local(
         encrypted,
         handshake=handshake and given is None and not encrypted,
         sign_as=sign_as,
+        socket_dir=socket_dir,
         die_with_parent=die_with_parent,
         on_spawn=on_spawn,
     )
@@ -223,7 +232,11 @@ def _second_plan(plan: _Plan, error: LaunchError) -> _Plan | None:
 
 async def _launch_once(plan: _Plan) -> Launched:
     info = choose_endpoints(
-        plan.request, plan.transport, encrypted=plan.encrypted, sign_as=plan.sign_as
+        plan.request,
+        plan.transport,
+        encrypted=plan.encrypted,
+        sign_as=plan.sign_as,
+        socket_dir=plan.socket_dir,
     )
     if not plan.handshake:
         return await _launch_with(plan, info, None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +27,8 @@ def main() -> int:
     try:
         request = NannyRequest.from_json(_read_line())
     except NannyError as error:
-        answer(_refusal(str(error)))
+        with contextlib.suppress(OSError):  # nobody reads it
+            answer(_refusal(str(error)))
         return 1
     if os.environ.get("GLIBC_TUNABLES") == _OWN_TUNABLES:
         del os.environ["GLIBC_TUNABLES"]
@@ -36,7 +39,8 @@ def main() -> int:
         from .service import serve
     except ImportError as error:
         cause = f"{sys.executable} cannot import what the nanny needs: {error}."
-        answer(_refusal(cause, "Install pyzmq for it."))
+        with contextlib.suppress(OSError):
+            answer(_refusal(cause, "Install pyzmq for it."))
         return 1
     _leave_parent()
     watchdog = Watchdog()  # forked off while this process has one thread
@@ -81,6 +85,9 @@ def _leave_parent() -> None:
         if os.fork():
             os._exit(0)
         os.setsid()
+        # Inherited from who may have had reasons to block or ignore them: we need them.
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ __all__ = ["SEND_BUFFER", "Back"]
 #: fewer turns.
 SEND_BUFFER = 4 * 1024 * 1024
 
-#: How soon a kernel is asked again whether it answers, in seconds; each time twice as late.
+#: How soon a kernel that has answered and is not heard on iopub is asked again, in seconds; each time
+#: twice as late.
 _FIRST_PAUSE = 0.05
+#: How soon one that has not answered is asked again, in seconds: more questions make it no quicker.
 _LONGEST_PAUSE = 1.0
 #: How long a kernel that answers may take to be heard on iopub, in seconds: some say nothing there
 #: of what they were asked.
@@ -103,8 +105,11 @@ class Back:
 
     def ask(self) -> None:
         """Ask the kernel who it is, which it answers when it is up."""
-        self.ask_at = time.monotonic() + self._pause
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        pause = _LONGEST_PAUSE
+        if self._answered_at is not None:
+            pause = self._pause
+            self._pause = min(pause * 2, _LONGEST_PAUSE)
+        self.ask_at = time.monotonic() + pause
         self._send("shell", kernel_info_request())
         self._look()
 
@@ -130,6 +135,7 @@ class Back:
             return False
         if self._answered_at is None and reply.header().get("msg_type") == "kernel_info_reply":
             self._answered_at = time.monotonic()
+            self.ask_at = self._answered_at + _FIRST_PAUSE
             self._look()
         return True
 

@@ -16,7 +16,9 @@ __all__ = ["Control"]
 
 logger = logging.getLogger("kernel_mgmt")
 
-#: How many requests may be under way; those that wait for a kernel's end are, for long.
+#: The requests that may wait for ever, also when who asked has gone: nothing tells of that.
+_WAITING = frozenset({"wait", "wait_ready"})
+#: How many of them may be under way before the oldest is given up for one more.
 _LIMIT = 1000
 #: Dropped messages are logged up to this many, then each thousandth.
 _LOGGED_DROPS = 10
@@ -49,6 +51,8 @@ class Control:
         self._loop = loop
         self._dropped = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Of those, the ones that may wait for ever, with their requests, the oldest first.
+        self._waiting: dict[asyncio.Task[None], Message] = {}
 
     def receive(self, frames: list[bytes]) -> None:
         """Take a message from ``nanny_control``, in the thread of its socket.
@@ -80,12 +84,24 @@ class Control:
     # -- on the loop -----------------------------------------------------------------------
 
     def _begin(self, request: Message) -> None:
-        if len(self._tasks) >= _LIMIT:
-            self._reply(request, _error(NannyError("Too many requests are under way; wait.")))
-            return
         task = self._loop.create_task(self._serve(request))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._forget)
+        if request.msg_type.removesuffix("_request") in _WAITING:
+            self._waiting[task] = request
+            if len(self._waiting) > _LIMIT:
+                self._give_up(next(iter(self._waiting)))
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._waiting.pop(task, None)
+
+    def _give_up(self, task: asyncio.Task[None]) -> None:
+        task.cancel()
+        self._reply(
+            self._waiting.pop(task),
+            _error(NannyError(f"More than {_LIMIT} requests wait; ask again.")),
+        )
 
     async def _serve(self, request: Message) -> None:
         name = request.msg_type[: -len("_request")]

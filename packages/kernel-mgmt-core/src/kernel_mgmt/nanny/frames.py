@@ -88,9 +88,10 @@ class Envelope:
         """Give the header; empty when it cannot be read."""
         return self._object(2)
 
-    def parent_id(self) -> object:
-        """Give the id of the message that this one answers."""
-        return self._object(3).get("msg_id")
+    def parent_id(self) -> str:
+        """Give the id of the message that this one answers; empty when it answers none."""
+        parent_id = self._object(3).get("msg_id")
+        return parent_id if isinstance(parent_id, str) else ""
 
     def content(self) -> dict[str, Any]:
         """Give the content; empty when it cannot be read."""

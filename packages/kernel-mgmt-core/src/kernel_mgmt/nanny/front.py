@@ -23,6 +23,7 @@ from typing import Any, Callable
 import zmq
 
 from ..connection import ConnectionInfo
+from ..errors import MalformedMessage
 from ..protocol import Buffer, JSONObject, Message, Session
 from .back import SEND_BUFFER, Back
 from .frames import Envelope, Frames, is_idle, receive, send
@@ -41,16 +42,20 @@ _BATCH = 100
 #: How many messages a client that does not read its iopub socket may fall behind, before it loses
 #: some: without a limit it would take the nanny's memory, and with it the kernel.
 _OUTPUT_LIMIT = 100_000
-#: How many events a manager may fall behind.
-_EVENTS_LIMIT = 10_000
+#: How many events a manager may fall behind; one of output may have 64 KiB.
+_EVENTS_LIMIT = 1000
 #: The longest request of a manager, in bytes: whoever sends more is cut off before it is stored.
 _CONTROL_LIMIT = 1024 * 1024
+#: The longest topic of a subscription, in bytes: ZeroMQ takes a hundred times as much to keep it.
+_TOPIC_LIMIT = 4096
 #: How long the last messages may take to leave, in milliseconds.
 _LINGER = 1000
 #: How long after memory was given back it is not given back again, in seconds.
 _TIDY_PAUSE = 0.5
 #: How many requests are held for a kernel that is not there yet.
 _HELD = 1000
+#: How many requests to shut down are remembered.
+_SHUTDOWNS = 1000
 
 _FRONT_TYPES = {
     "shell": zmq.ROUTER,
@@ -59,7 +64,8 @@ _FRONT_TYPES = {
     "hb": zmq.ROUTER,
     "iopub": zmq.XPUB,
     "nanny_control": zmq.ROUTER,
-    "nanny_events": zmq.PUB,
+    # What subscribers send that is no subscription piles up in a PUB, which cannot be read.
+    "nanny_events": zmq.XPUB,
 }
 
 
@@ -87,8 +93,8 @@ class Front:
         self.info = info
         #: How many subscribers iopub has.
         self.clients = 0
-        #: When a client or the kernel said something last, in seconds since the epoch.
-        self.last_activity = time.time()
+        #: When a client or the kernel said something last, on the monotonic clock.
+        self.heard_at = time.monotonic()
         #: How many messages of the kernel were passed on.
         self.passed = 0
         self._on_control = on_control
@@ -103,6 +109,8 @@ class Front:
         self._pending = PendingRequests()
         #: Questions who the kernel is, for the next one to answer: by channel and frames.
         self._held: deque[tuple[str, Any]] = deque(maxlen=_HELD)
+        #: The signatures of the latest requests to shut down.
+        self._shutdowns: deque[bytes] = deque(maxlen=_SHUTDOWNS)
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._ended = False
         #: What is done with a message, by its socket; and those that may have one.
@@ -133,6 +141,8 @@ class Front:
             if socket.type == zmq.ROUTER:
                 # A client that connects again under its identity takes over from its old connection.
                 socket.set(zmq.ROUTER_HANDOVER, 1)
+            elif socket.type == zmq.XPUB:
+                socket.set(zmq.MAXMSGSIZE, _TOPIC_LIMIT)
             if channel == "iopub":
                 socket.set(zmq.SNDHWM, _OUTPUT_LIMIT)
                 # Every subscriber is told of, also the second to a topic, and each that leaves.
@@ -160,6 +170,11 @@ class Front:
             self._wakeup.send(b"\0")
         except OSError:
             pass  # it is awake already, or ended
+
+    @property
+    def last_activity(self) -> float:
+        """When a client or the kernel said something last, in seconds since the epoch."""
+        return time.time() - (time.monotonic() - self.heard_at)
 
     @property
     def runs_code(self) -> bool:
@@ -218,7 +233,10 @@ class Front:
         self._open = False
         self._rebuild()
         for request in self._pending.take():
-            self._answer_for_kernel(request)
+            try:
+                self._answer_for_kernel(request)
+            except MalformedMessage:  # noqa: PERF203 - one that cannot be answered is its sender's fault
+                logger.warning("A request has a header that no answer can hold.")
 
     def ask_to_end(self, restart: bool) -> None:
         """Ask the kernel to end, by a message."""
@@ -250,6 +268,7 @@ class Front:
                 [frame.bytes for frame in receive(sockets["nanny_control"])]
             ),
             sockets["iopub"]: self._take_subscription,
+            sockets["nanny_events"]: self._discarder(sockets["nanny_events"]),
         }
         back = self._back
         if back is not None:
@@ -348,25 +367,35 @@ class Front:
         return pass_request
 
     def _pass_request(self, channel: str, frames: Any) -> None:
-        self.last_activity = time.time()
+        self.heard_at = time.monotonic()
         envelope = Envelope(frames)
         header = envelope.header()
         request = self._request(channel, envelope, header)
         back = self._back
         if back is not None and self._open:
             if request is not None:
+                if header["msg_type"] == "shutdown_request" and not self._note_shutdown(envelope):
+                    return
                 self._pending.add(request)
-                if header["msg_type"] == "shutdown_request":
-                    self._on_shutdown(bool(envelope.content().get("restart")))
             self._send(back.sockets[channel], frames)
         elif request is None:
             pass  # it wants no answer, and there is nobody to take it
         elif header["msg_type"] == "kernel_info_request":
             self._held.append((channel, frames))
-        else:
-            if header["msg_type"] == "shutdown_request":
-                self._on_shutdown(bool(envelope.content().get("restart")))
+        elif header["msg_type"] != "shutdown_request" or self._note_shutdown(envelope):
             self._answer_for_kernel(request)
+
+    def _note_shutdown(self, envelope: Envelope) -> bool:
+        """Take notice that a client wants the kernel to end; False when it is replayed.
+
+        A kernel that has just been started knows of no message, and so takes any for a new one.
+        """
+        signature = envelope.signature()
+        if signature and signature in self._shutdowns:
+            return False
+        self._shutdowns.append(signature)
+        self._on_shutdown(bool(envelope.content().get("restart")))
+        return True
 
     def _request(
         self, channel: str, envelope: Envelope, header: JSONObject
@@ -468,7 +497,7 @@ class Front:
             elif is_idle(frames):
                 # Some lose a reply; a kernel that is idle again does not owe it any more.
                 remove(Envelope(frames).parent_id())
-                self.last_activity = time.time()
+                self.heard_at = time.monotonic()
             self.passed += 1
             self._send(target, frames)
 

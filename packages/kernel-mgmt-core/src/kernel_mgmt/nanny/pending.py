@@ -53,26 +53,28 @@ class PendingRequests:
         self._requests[msg_id] = request
         if request.header["msg_type"] == "execute_request":
             self._running.add(msg_id)
+        else:  # somebody has used an id again
+            self._running.discard(msg_id)
 
-    def remove(self, msg_id: object) -> None:
+    def remove(self, msg_id: str) -> None:
         """Note that the kernel has answered one, or is done with it."""
-        request = self._requests.pop(msg_id, None)  # type: ignore[call-overload]
+        request = self._requests.pop(msg_id, None)
         if request is None:
             return
-        self._running.discard(request.header["msg_id"])
-        self._late[request.header["msg_id"]] = request.route
+        self._running.discard(msg_id)
+        self._late[msg_id] = request.route
         if len(self._late) > _LATE_LIMIT:
             del self._late[next(iter(self._late))]
 
-    def route_of(self, msg_id: object) -> Sequence[bytes]:
+    def route_of(self, msg_id: str) -> Sequence[bytes]:
         """Give the route to the client that sent a request, also when that was removed lately.
 
         Empty when nothing is known of it.
         """
-        request = self._requests.get(msg_id)  # type: ignore[call-overload]
+        request = self._requests.get(msg_id)
         if request is not None:
-            return request.route  # type: ignore[no-any-return]
-        return self._late.get(msg_id, ())  # type: ignore[call-overload, no-any-return]
+            return request.route
+        return self._late.get(msg_id, ())
 
     def take(self) -> list[PendingRequest]:
         """Give all and forget them: the kernel is gone."""

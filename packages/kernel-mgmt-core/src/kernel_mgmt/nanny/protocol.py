@@ -7,7 +7,7 @@ The messages are signed as all messages of Jupyter are.  A request ``NAME_reques
 
 from __future__ import annotations
 
-import math
+import reprlib
 from collections.abc import Mapping
 from typing import Any, Callable
 
@@ -19,6 +19,9 @@ __all__ = ["EVENTS", "PROTOCOL_VERSION", "REQUESTS", "BadRequest", "check_conten
 PROTOCOL_VERSION = "1.0"
 
 _ANY = object()
+
+#: The longest time that can be asked for, in seconds: some thirty years.
+_LONGEST = 1e9
 
 
 class BadRequest(NannyError):
@@ -51,7 +54,7 @@ def _is_count(value: object) -> bool:
 
 
 def _is_seconds(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
+    return type(value) in (int, float) and 0 <= value <= _LONGEST  # type: ignore[operator]
 
 
 _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
@@ -84,10 +87,18 @@ def check_content(name: str, content: object) -> dict[str, Any]:
         value = content.get(field, default)
         accepts, what = _CHECKS[field]
         if value is _ANY or not accepts(value):
-            shown = "missing" if value is _ANY else f"{value!r}"[:80]
+            shown = "missing" if value is _ANY else _shown(value)
             raise BadRequest(f"{field} of {name}_request is {shown}; it must be {what}.")
         fields[field] = value
     return fields
+
+
+def _shown(value: object) -> str:
+    """Give a value for a message: only the beginning of a long or deeply nested one."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # an integer with thousands of digits
+        return type(value).__name__
 
 
 def is_compatible(version: object) -> bool:

@@ -19,11 +19,13 @@ import zmq
 
 from .. import __version__
 from ..background import background_loop, call_blocking
-from ..connection import ConnectionInfo, free_tcp_ports
+from ..connection import CHANNELS, ConnectionInfo, free_tcp_ports
 from ..endpoints import (
+    accepts,
     announce,
     check_endpoints,
     choose_endpoints,
+    is_socket_directory,
     private_directory,
     remove_connection,
 )
@@ -43,8 +45,8 @@ __all__ = ["serve"]
 
 logger = logging.getLogger("kernel_mgmt")
 
-#: The numbers of the nanny's own Unix sockets, after those of the five channels.
-_CONTROL_NUMBER, _EVENTS_NUMBER = 6, 7
+#: The nanny's own sockets, as their ports are named in a connection file.
+NANNY_CHANNELS = ("nanny_control", "nanny_events")
 
 Answer = Callable[[Mapping[str, Any]], None]
 
@@ -64,7 +66,9 @@ def serve(request: NannyRequest, watchdog: Watchdog, answer: Answer) -> int:
     try:
         place = _Place(request, watchdog)
         nanny = _Nanny(request, watchdog, place, answer)
-    except (KernelMgmtError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, (KernelMgmtError, OSError)):
+            logger.exception("The nanny has a defect")
         if place is not None:
             place.leave()
         watchdog.close()
@@ -87,8 +91,10 @@ class _Place:
 
     def __init__(self, request: NannyRequest, watchdog: Watchdog) -> None:
         self._request = request
+        self._has_record = False
         given = request.connection_info
         check_endpoints(given)
+        _check_nanny_ports(given)
         launch_request = LaunchRequest(
             request.kernel_type, request.kernel_id, connection_info=given
         )
@@ -100,7 +106,8 @@ class _Place:
         try:
             if given is not None or self.info.transport != "ipc":
                 self.home = private_directory()
-            watchdog.watch_path(self.home)
+            for path in (self.home, *_paths(self.info)):
+                watchdog.watch_path(path)
         except BaseException:
             self.leave()
             raise
@@ -130,24 +137,57 @@ class _Place:
             machine=this_machine(),
             connection_file=self.connection_file,
         )
+        self._has_record = True
         watchdog.watch_path(write_record(request.record_dir, record))
 
     def leave(self) -> None:
         """Remove all of it."""
         remove_connection(self.connection_file, self.info)
-        if hasattr(self, "home") and self.home != Path(self.info.ip).parent:
+        if is_socket_directory(self.home):  # else it is not there yet, and this is the user's
             shutil.rmtree(self.home, ignore_errors=True)
-        if self._request.record_dir is not None:
+        if self._has_record and self._request.record_dir is not None:
             remove_record(self._request.record_dir, self._request.kernel_id)
 
 
+def _check_nanny_ports(info: ConnectionInfo | None) -> None:
+    """Refuse given addresses of the nanny's own sockets where somebody listens."""
+    if info is None:
+        return
+    for channel in NANNY_CHANNELS:
+        if getattr(info, f"{channel}_port") and accepts(info, channel):
+            raise LaunchError(
+                f"Something accepts connections at the given endpoint of {channel} already.",
+                phase="start",
+                advice="Stop the nanny that uses it first, or pass another connection_info.",
+                endpoints_refused=True,
+            )
+
+
 def _with_nanny_ports(info: ConnectionInfo) -> ConnectionInfo:
-    if info.nanny_control_port and info.nanny_events_port:
-        return info
-    control, events = _CONTROL_NUMBER, _EVENTS_NUMBER
+    """Choose the ports of the nanny's own sockets that are not given."""
+    taken = {getattr(info, f"{channel}_port") for channel in CHANNELS}
     if info.transport == "tcp":
-        control, events = free_tcp_ports(2, info.ip)
-    return info.replace(nanny_control_port=control, nanny_events_port=events)
+        # More than are needed: those that were given may be free still, and among them.
+        candidates = free_tcp_ports(len(NANNY_CHANNELS) + len(taken), info.ip)
+    else:
+        candidates = list(range(len(CHANNELS) + 1, 20))
+    ports = {}
+    for channel in NANNY_CHANNELS:
+        port = getattr(info, f"{channel}_port")
+        if not port:
+            port = next(candidate for candidate in candidates if candidate not in taken)
+        taken.add(port)
+        ports[f"{channel}_port"] = port
+    return info.replace(**ports)
+
+
+def _paths(info: ConnectionInfo) -> list[Path]:
+    """Give the Unix sockets, and the directory that goes with them."""
+    if info.transport != "ipc":
+        return []
+    directory = Path(info.ip).parent
+    paths = [info.socket_path(channel) for channel in (*CHANNELS, *NANNY_CHANNELS)]
+    return [*paths, directory] if is_socket_directory(directory) else paths
 
 
 class _Nanny:
@@ -160,6 +200,8 @@ class _Nanny:
         self._place = place
         self._answer = answer
         self._exit_code = 0
+        #: Whether nothing is left for the watchdog to do.
+        self._is_tidy = False
         loop = self._loop = background_loop()
         info = place.info
         try:
@@ -231,6 +273,7 @@ class _Nanny:
             self._front.run()
         finally:
             self._front.close()
+        if self._is_tidy:
             self._watchdog.close()
         return self._exit_code
 
@@ -254,9 +297,14 @@ class _Nanny:
         except BaseException:
             logger.exception("The nanny has a defect")
             self._exit_code = 1
-        finally:
+        try:
             await supervisor.close()
             await self._control.finish()
+            self._is_tidy = True
+        except BaseException:
+            logger.exception("The nanny could not end in order, and leaves that to its watchdog")
+            self._exit_code = 1
+        finally:
             self._front.call(self._front.stop)
 
     async def _start(self) -> bool:
@@ -268,12 +316,15 @@ class _Nanny:
             self._exit_code = 1
             return False
         error = start.exception()
-        try:
-            if error is not None:
-                self._exit_code = 1
-                await self._supervisor.close()  # so that nothing is left when this is read
+        if error is not None:
+            if not isinstance(error, (KernelMgmtError, OSError)):
+                logger.error("The nanny has a defect", exc_info=error)
+            self._exit_code = 1
+            await self._supervisor.close()  # so that nothing is left when this is read
+            with contextlib.suppress(OSError):
                 self._answer(_told(error))
-                return False
+            return False
+        try:
             self._answer(
                 {
                     "status": "ok",
@@ -284,18 +335,21 @@ class _Nanny:
                 }
             )
         except OSError:  # nobody reads it, so nobody knows of the kernel
-            if error is None:
-                self._supervisor.begin_stop("signal", 0)
+            self._supervisor.begin_stop("asked", 0)
         self._let_go_of_streams()
         return True
 
     def _let_go_of_streams(self) -> None:
         """Keep nobody waiting for the end of our output; what goes wrong from now on is in a file."""
         null = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1):
+        for stream in (0, 1, 2):
             os.dup2(null, stream)
         os.close(null)
-        log = os.open(self._place.home / "nanny.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        try:
+            log = os.open(self._place.home / "nanny.log", flags, 0o600)
+        except OSError:  # no room for it, which is no reason to lose the kernel
+            return
         os.dup2(log, 2)
         os.close(log)
 
@@ -303,10 +357,13 @@ class _Nanny:
 def _told(error: BaseException) -> dict[str, Any]:
     """Give an error as the answer to whoever started the nanny."""
     status = getattr(error, "exit_status", None)
+    cause = getattr(error, "cause", "") or one_line(error) + "."
+    if not isinstance(error, (KernelMgmtError, OSError)):
+        cause = f"The nanny has a defect: {cause}"
     return {
         "status": "error",
         "ename": "LaunchError" if isinstance(error, LaunchError) else "NannyError",
-        "cause": getattr(error, "cause", "") or str(error),
+        "cause": cause,
         "phase": getattr(error, "phase", "start"),
         "advice": getattr(error, "advice", ""),
         "exit_status": None if status is None else status.to_dict(),
@@ -322,9 +379,7 @@ def _called_when_closed(descriptor: int, function: Callable[[], object]) -> Any:
 
     def look() -> None:
         loop.remove_reader(descriptor)
-        poll = select.poll()
-        poll.register(descriptor, 0)
-        if any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+        if _is_broken(descriptor):
             function()
 
     watched = sys.platform == "linux"
@@ -338,6 +393,14 @@ def _called_when_closed(descriptor: int, function: Callable[[], object]) -> Any:
     finally:
         if watched:
             loop.remove_reader(descriptor)
+
+
+def _is_broken(descriptor: int) -> bool:
+    if sys.platform == "win32":
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
 def _do_nothing(*_: object) -> None:

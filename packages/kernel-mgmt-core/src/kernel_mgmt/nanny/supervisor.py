@@ -26,6 +26,9 @@ __all__ = ["KernelFailed", "Supervisor"]
 
 logger = logging.getLogger("kernel_mgmt")
 
+#: Where in the nanny's private directory the kernels' sockets are: a name that whoever removes a
+#: kernel's sockets knows for its own.
+SOCKET_DIR = "km-kernel"
 #: How long a dead kernel must have been silent before it counts as gone, in seconds: what it sent
 #: last may still be on its way through the sockets.
 _LAST_WORDS = 0.05
@@ -108,20 +111,21 @@ class Supervisor:
         self._number = 0
         self._ready_number = 0
         self._kernel_started: float | None = None
+        #: The manager of the last kernel whose process was started, and that one's number.
         self._manager: LocalKernelManager | None = None
+        self._managed = 0
         self._ends: dict[int, _End] = {}
         policy = request.options.restart_policy
         self._history = None if policy is None else RestartHistory(policy)
         #: Why no kernel will follow by itself; empty when one will.
         self._given_up = ""
         self._restarts = 0
-        #: Set to have the kernel replaced; with the seconds it may take to end.
-        self._restart_asked = asyncio.Event()
-        self._grace = 0.0
-        #: The number of the kernel that a restart under way replaces.
+        #: The number of the kernel that a restart under way replaces, and the seconds it may take
+        #: to end.
         self._replaced: int | None = None
-        #: Set when the kernel shall end and stay so.
-        self._end_asked = asyncio.Event()
+        self._grace = 0.0
+        #: Whether the kernel shall end and none follow.
+        self._end_asked = False
         #: What a client's ``shutdown_request`` said of a restart; None when there was none.
         self._shutdown_asked: bool | None = None
         self._waiters: set[asyncio.Future[None]] = set()
@@ -134,10 +138,19 @@ class Supervisor:
         """Launch the kernel and begin to keep it; returns when its sockets accept connections.
 
         Raises:
-            LaunchError: it could not be launched; nothing of it is left.
+            LaunchError: it could not be launched, or shall not be any more; nothing of it is left.
         """
-        await self._launch()
+        launch = asyncio.ensure_future(self._launch())
+        async with _cancelled_at_end(launch):
+            await _first(_ended(launch), self._until(lambda: self._end_asked))
+        if launch.cancelled():
+            raise LaunchError(
+                "The nanny was asked to end the kernel before it accepted connections.",
+                phase="start",
+            )
+        launch.result()
         self._keeper = asyncio.ensure_future(self._keep())
+        self._keeper.add_done_callback(self._note_defect)
         self._set_lease(self._request.options.lease)
         self._watch_idleness()
 
@@ -149,7 +162,8 @@ class Supervisor:
             return
         self.state = "ready"
         self._ready_number = number
-        self._replaced = None
+        if not self._is_replaced():
+            self._replaced = None
         if self._history is not None:
             self._history.up(time.monotonic())
         self._tell("ready", {"kernel": number})
@@ -158,7 +172,9 @@ class Supervisor:
     def note_shutdown(self, restart: bool) -> None:
         """Take notice that a client has asked the kernel to end."""
         self._shutdown_asked = restart
-        if self.state == "dead" and not restart:
+        if self.state == "dead" and restart:
+            self._ask_for_another(0.0)
+        elif self.state in ("dead", "restarting") and not restart:  # no kernel has taken it
             self.begin_stop("shutdown_request")
 
     # -- a kernel's life -------------------------------------------------------------------
@@ -181,6 +197,8 @@ class Supervisor:
                 ),
                 self._argv,
                 runtime_dir=self._home,
+                # In there, so that it goes with the nanny whatever that dies of.
+                socket_dir=self._home / SOCKET_DIR,
                 transport=request.transport,
                 encryption=request.encryption,
                 handshake=request.handshake,
@@ -195,51 +213,68 @@ class Supervisor:
         assert isinstance(manager, LocalKernelManager)
         for pid in pids[:-1]:  # those of tries that came to nothing
             self._watchdog.leave_group(pid)
-        self._manager = manager
+        self._manager, self._managed = manager, number
         self._kernel_started = time.time()
         manager.forward_output(_OutputEvents(number, self._tell))
         self._tell("started", {"kernel": number, "pid": manager.pid})
         self._front.call(self._front.meet, info, number)
 
+    @property
+    def _present(self) -> LocalKernelManager | None:
+        """The manager of the present kernel; None while that one is being started."""
+        return self._manager if self._managed == self._number else None
+
     def _argv(self, connection_file: Path) -> Sequence[str]:
         return [word.replace(CONNECTION_FILE, str(connection_file)) for word in self._request.argv]
 
     async def _keep(self) -> None:
-        """See kernels come and go, until no more shall come."""
+        """See kernels come and go, until :meth:`close`."""
         end = await self._watch()
-        while self._stopping is None:
+        while True:
             self._note_end(end)
             pause = self._pause_before_next(end)
-            if pause is None:
+            if pause is None or not await self._sit_out(pause):
                 await self._be_dead(end)
-                pause = 0.0
-            if self._stopping is not None:
-                return
-            end = await self._live_again(pause)
-        self._note_end(end)
+            end = await self._live_again()
 
-    async def _live_again(self, pause: float) -> _End:
-        """Start a kernel again, and give how that one ended, or why it could not be started."""
-        self.state = "restarting"
+    def _note_defect(self, keeper: asyncio.Task[None]) -> None:
+        if not keeper.cancelled() and keeper.exception() is not None:
+            logger.error("The nanny has a defect", exc_info=keeper.exception())
+            self.begin_stop("defect")
+
+    async def _sit_out(self, pause: float) -> bool:
+        """Wait before a kernel is started again; tells whether one still shall be."""
         self._tell("restarting", {"kernel": self._number, "wait": pause})
-        self._restart_asked.clear()
-        self._notify()
-        await _first(asyncio.sleep(pause), self._end_asked.wait(), self._restart_asked.wait())
-        self._restart_asked.clear()
+        await _first(
+            asyncio.sleep(pause), self._until(lambda: self._end_asked or self._is_replaced())
+        )
+        return not self._end_asked
+
+    async def _live_again(self) -> _End:
+        """Start a kernel again, and give how that one ended, or why it could not be started."""
+        if not self._is_ending():
+            self.state = "restarting"
+        limit = self._request.startup_timeout
         launch = asyncio.ensure_future(self._launch())
+        async with _cancelled_at_end(launch):
+            await _first(
+                _ended(launch),
+                asyncio.sleep(limit),
+                self._until(lambda: self._end_asked or self._is_replaced()),
+            )
+        if launch.cancelled():
+            asked = self._end_asked or self._is_replaced()
+            late = f"it did not accept connections within {limit:g} s"
+            reason = "its start was cut short" if asked else late
+            return _End(ExitStatus(reason=reason), "", restarting=self._is_replaced())
         try:
-            async with _cancelled_at_end(launch):
-                await asyncio.wait_for(
-                    _first(asyncio.shield(launch), self._end_asked.wait()),
-                    self._request.startup_timeout,
-                )
-            if not launch.done() or launch.cancelled():
-                return _End(ExitStatus(reason="its start was cut short"), "")
             launch.result()
-        except asyncio.TimeoutError:
-            return _End(ExitStatus(reason="it did not accept connections in time"), "")
         except LaunchError as error:
             return _End(error.exit_status or ExitStatus(reason=one_line(error)), error.log_tail)
+        except Exception as error:
+            # The system lacks what it had for the first kernel: descriptors, room, rights.
+            logger.exception("A kernel could not be started again")
+            return _End(ExitStatus(reason=f"it could not be started: {one_line(error)}"), "")
         self._restarts += 1
         return await self._watch()
 
@@ -247,22 +282,26 @@ class Supervisor:
         """Wait until the present kernel has ended, or end it when that is asked for."""
         manager = self._manager
         assert manager is not None
+        if self._end_asked:  # before it could be told
+            await manager.kill()
         died = asyncio.ensure_future(manager.wait())
-        asked = asyncio.ensure_future(self._restart_asked.wait())
+        asked = asyncio.ensure_future(self._until(self._is_replaced))
         late = asyncio.ensure_future(self._until_late())
         reason = ""
         try:
             await asyncio.wait({died, asked, late}, return_when=asyncio.FIRST_COMPLETED)
-            if not died.done() and late.done():
+            if died.done():
+                pass
+            elif asked.done():
+                await self._end_kernel(manager, self._grace)
+            else:
                 reason = f"it did not answer within {self._request.startup_timeout:g} s"
                 await manager.kill()
-            elif not died.done():
-                await self._end_kernel(manager, self._grace)
             status = await died
         finally:
             for waiting in (died, asked, late):
                 waiting.cancel()
-        restarting = self._restart_asked.is_set()
+        restarting = self._is_replaced() or self._shutdown_asked is True
         await self._hear_last_words()
         tail = await manager.log_tail(_TAIL_LINES)
         self._front.call(
@@ -299,7 +338,7 @@ class Supervisor:
     async def _end_kernel(self, manager: LocalKernelManager, grace: float) -> None:
         """End the kernel: politely when it may take some time, else by force."""
         if grace > 0:
-            self._front.call(self._front.ask_to_end, self._restart_asked.is_set())
+            self._front.call(self._front.ask_to_end, self._is_replaced())
             if await _within(manager.wait(), grace):
                 return
             await manager.terminate()
@@ -311,48 +350,76 @@ class Supervisor:
         self._ends.pop(self._number - _REMEMBERED_ENDS, None)
         self._kernel_started = None
         # Before those who wait wake up and ask what comes next.
-        if self._stopping is None:
+        if not self._is_ending():
             self.state = "restarting"
         self._tell("died", end.to_dict(self._number))
         self._notify()
 
     def _pause_before_next(self, end: _End) -> float | None:
-        """Give the seconds until a kernel is started again; None when none is, and why."""
+        """Give the seconds until a kernel is started again; None when none is."""
         history = self._history
-        if self._end_asked.is_set():
-            self._given_up = "the kernel was ended on request"
-        elif end.restarting or self._shutdown_asked is True:
+        if self._end_asked or self._shutdown_asked is False:
+            return None
+        if self._is_replaced() or self._shutdown_asked:
             if history is not None:
                 history.forget()
             return 0.0
-        elif self._shutdown_asked is False:
-            self._given_up = "a client has shut the kernel down"
-        elif history is None:
-            self._given_up = f"the kernel died ({end.status}), and is not to be started again"
-        else:
-            pause = history.died(time.monotonic())
-            if pause is not None:
-                return pause
-            self._given_up = f"the kernel died too often, the last time: {end.status}"
-        return None
+        return None if history is None else history.died(time.monotonic())
+
+    def _why_dead(self, end: _End) -> str:
+        if self._end_asked:
+            return "the kernel was ended on request"
+        if self._shutdown_asked is False:
+            return "a client has shut the kernel down"
+        if self._history is None:
+            return f"the kernel died ({end.status}), and is not to be started again"
+        return f"the kernel died too often, the last time: {end.status}"
 
     async def _be_dead(self, end: _End) -> None:
         """Have no kernel, until somebody asks for one."""
-        self.state = "dead"
+        self._given_up = self._why_dead(end)
+        if not self._is_ending():
+            self.state = "dead"
         self._replaced = None
-        if not self._end_asked.is_set() and self._shutdown_asked is None:
+        if not self._end_asked and self._shutdown_asked is None:
             content = end.to_dict(self._number)
             del content["restarting"]
             self._tell("failed", {**content, "reason": self._given_up})
-        self._restart_asked.clear()
         self._notify()
-        if self._shutdown_asked is False:
-            await _within(self._restart_asked.wait(), _FAREWELL)
-            if not self._restart_asked.is_set():
-                self.begin_stop("shutdown_request")
-        await self._restart_asked.wait()
+        if self._shutdown_asked is False and not await _within(
+            self._until(self._is_replaced), _FAREWELL
+        ):
+            self.begin_stop("shutdown_request")
+        await self._until(self._is_replaced)
         self._given_up = ""
-        self._end_asked.clear()
+        self._tell("restarting", {"kernel": self._number, "wait": 0.0})
+
+    # -- what is asked for -----------------------------------------------------------------
+
+    def _is_replaced(self) -> bool:
+        """Whether the present kernel, alive or dead, shall make room for another."""
+        return self._replaced is not None and self._replaced == self._number
+
+    def _ask_for_another(self, grace: float) -> int:
+        """Have the kernel replaced; gives the number of the kernel that is, or was already."""
+        if self._replaced is None:
+            self._replaced = self._number
+            self._grace = grace
+            self._end_asked = False
+            self._notify()
+        return self._replaced
+
+    def _ask_for_end(self) -> None:
+        """Have the kernel end, and none follow."""
+        self._end_asked = True
+        self._replaced = None
+        self._notify()
+
+    def _is_ending(self) -> bool:
+        return self.state == "stopping"
+
+    def _has_ended(self, number: int) -> bool:
+        return number in self._ends or number < self._number
 
     # -- waiting ---------------------------------------------------------------------------
 
@@ -379,7 +446,7 @@ class Supervisor:
         if state == "ready":
             state = "busy" if self._front.runs_code else "idle"
         end = self._ends.get(self._number)
-        options, manager = self._request.options, self._manager
+        options, manager = self._request.options, self._present
         lease = self._lease_timer
         return {
             "protocol_version": PROTOCOL_VERSION,
@@ -397,7 +464,7 @@ class Supervisor:
             "clients": self._front.clients,
             "exit_status": None if end is None else end.status.to_dict(),
             "restarts": self._restarts,
-            "lease": None if lease is None else lease.when() - asyncio.get_running_loop().time(),
+            "lease": None if lease is None else max(0.0, lease.when() - _now()),
             "idle_timeout": options.idle_timeout,
             **self.facts,
         }
@@ -412,23 +479,25 @@ class Supervisor:
         number = self._number if kernel is None else kernel
         if not 0 < number <= self._number:
             raise BadRequest(f"There is no kernel {number}; the present one is {self._number}.")
-        await self._until(lambda: number in self._ends or number <= self._number - _REMEMBERED_ENDS)
+        await self._until(lambda: self._has_ended(number))
         end = self._ends.get(number) or _End(ExitStatus(reason="others have followed since"), "")
         return end.to_dict(number)
 
     async def wait_ready(self, after: int | None) -> dict[str, Any]:
         """Tell of a kernel that answers, once there is one that came after another."""
         number = after or 0
-        await self._until(lambda: self._ready_number > number or self._has_given_up())
-        if self._ready_number > number:
+
+        def answers() -> bool:
+            return self.state == "ready" and self._ready_number > number
+
+        await self._until(lambda: answers() or self._has_given_up())
+        if answers():
             return {"kernel": self._ready_number}
         reason = self._given_up or "the nanny ends"
         raise KernelFailed(f"No kernel will follow, because {reason}.")
 
     def _has_given_up(self) -> bool:
-        return self._stopping is not None or (
-            self.state == "dead" and not self._restart_asked.is_set()
-        )
+        return self._is_ending() or (self.state == "dead" and not self._is_replaced())
 
     async def signal(self, signum: int) -> dict[str, Any]:
         """Send a signal to the kernel and its children."""
@@ -451,29 +520,31 @@ class Supervisor:
 
     async def terminate(self) -> dict[str, Any]:
         """Ask the kernel's process to end, and do not start it again."""
-        self._end_asked.set()
+        self._ask_for_end()
         if self._manager is not None:
             await self._manager.terminate()
         return {}
 
     async def kill(self) -> dict[str, Any]:
         """End the kernel and its children by force, and do not start it again."""
-        self._end_asked.set()
+        number = self._number
+        self._ask_for_end()
         if self._manager is not None:
             await self._manager.kill()
-        await self._until(lambda: self.state in ("dead", "stopping"))
+        await self._until(
+            # Who asks for a restart meanwhile has the last word.
+            lambda: (
+                self._has_ended(number)
+                and (self.state in ("dead", "stopping") or not self._end_asked)
+            )
+        )
         return {}
 
     async def restart(self, timeout: float) -> dict[str, Any]:
         """Replace the kernel by a new one, and tell when that one answers."""
-        if self._stopping is not None:
+        if self._is_ending():
             raise KernelFailed("The nanny ends, and starts no kernel any more.")
-        if self._replaced is None:  # else that restart is waited for
-            self._replaced = self._number
-            self._grace = timeout
-            self._end_asked.clear()
-            self._restart_asked.set()
-        return await self.wait_ready(self._replaced)
+        return await self.wait_ready(self._ask_for_another(timeout))
 
     async def log_tail(self, lines: int) -> dict[str, Any]:
         """Give the last lines of what the kernel's process wrote."""
@@ -496,24 +567,22 @@ class Supervisor:
     def begin_stop(self, reason: str, timeout: float = 5.0) -> None:
         """Begin to end the kernel and the nanny; nothing happens when they end already."""
         if self._stopping is None:
+            self.state = "stopping"
             self._stopping = asyncio.ensure_future(self._stop(reason, timeout))
 
     async def _stop(self, reason: str, timeout: float) -> None:
-        self.state = "stopping"
         self._tell("stopping", {"reason": reason})
-        self._end_asked.set()
-        self._restart_asked.clear()
-        self._notify()
+        self._ask_for_end()
         try:
-            if self._number not in self._ends:
-                if self._manager is not None and await self._manager.is_alive():
-                    await self._end_kernel(self._manager, timeout)
-                await _within(self._until(lambda: self._number in self._ends), _FAREWELL)
+            if self._manager is not None and await self._manager.is_alive():
+                await self._end_kernel(self._manager, timeout)
+            await _within(self._until(lambda: self._number in self._ends), _FAREWELL)
         finally:
             await self.close()
 
     async def close(self) -> None:
         """Let nothing of the kernel be left, whatever happens to it now."""
+        self.state = "stopping"
         for timer in (self._lease_timer, self._idle_timer):
             if timer is not None:
                 timer.cancel()
@@ -524,6 +593,15 @@ class Supervisor:
             await self._manager.cleanup()
         self._leave()
         self.stopped.set()
+        self._tell_who_waits()
+
+    def _tell_who_waits(self) -> None:
+        """Let no question for the present kernel's end, or for another kernel, be open."""
+        if self._number and self._number not in self._ends:
+            manager = self._present
+            status = None if manager is None else manager.exit_status
+            self._note_end(_End(status or ExitStatus(reason="its start was cut short"), ""))
+        self._notify()
 
     def _set_lease(self, seconds: float | None) -> None:
         if self._lease_timer is not None:
@@ -539,7 +617,7 @@ class Supervisor:
             return
         left = limit
         if not self._front.runs_code:
-            left = self._front.last_activity + limit - time.time()
+            left = self._front.heard_at + limit - time.monotonic()
         if left <= 0:
             self.begin_stop("idle")
             return
@@ -562,6 +640,10 @@ class _OutputEvents:
             self._tell("output", {"kernel": self._number, "stream": stream, "text": text})
 
 
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 async def _first(*awaitables: Awaitable[Any]) -> None:
     """Wait until the first of several ends; the others are cancelled."""
     tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
@@ -579,6 +661,11 @@ async def _within(awaitable: Awaitable[Any], seconds: float) -> bool:
     except asyncio.TimeoutError:
         return False
     return True
+
+
+async def _ended(task: asyncio.Future[Any]) -> None:
+    """Wait until a task has ended, however; it is left alone when this is cancelled."""
+    await asyncio.wait({task})
 
 
 @contextlib.asynccontextmanager

@@ -6,17 +6,19 @@ nobody has said that all is well: the system closes it whatever the nanny died o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 __all__ = ["Watchdog"]
 
 #: How long it waits for killed processes to be gone before it removes their files, in seconds.
-_PATIENCE = 2.0
+_PATIENCE = 1.0
 
 
 class Watchdog:
@@ -54,73 +56,66 @@ class Watchdog:
                 pass  # somebody has killed it; the kernel still has its parent-death signal
 
 
-def _fork() -> int:
-    """Make the watchdog; gives the write end of its pipe."""
-    assert sys.platform != "win32"  # for the type checker
-    read_end, write_end = os.pipe()  # neither is inherited by what the nanny runs
-    if os.fork():
-        os.close(read_end)
-        return write_end
-    try:
-        os.close(write_end)
-        # Not among those that a signal to the nanny's session or terminal reaches.
-        os.setsid()
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        _let_go_of_streams()
-        _watch(read_end)
-    finally:
-        os._exit(0)
-
-
-def _let_go_of_streams() -> None:
-    # Who waits for the end of the nanny's output must not wait for us.
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(null, stream)
-
-
-def _watch(pipe: int) -> None:
-    groups: set[int] = set()
-    paths: list[Path] = []
-    with open(pipe, "rb") as lines:
-        for line in lines:
-            word, _, value = os.fsdecode(line.rstrip(b"\n")).partition(" ")
-            if word == "group":
-                groups.add(int(value))
-            elif word == "gone":
-                groups.discard(int(value))
-            elif word == "path":
-                paths.append(Path(value))
-            elif word == "done":
-                return
-    for pgid in groups:
-        _signal_group(pgid, signal.SIGKILL)
-    deadline = time.monotonic() + _PATIENCE
-    while any(_signal_group(pgid, 0) for pgid in groups) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    for path in paths:
-        _remove(path)
-
-
-def _signal_group(pgid: int, number: int) -> bool:
-    if sys.platform != "win32":
-        try:
-            os.killpg(pgid, number)
-        except OSError:
-            return False
-    return True
-
-
 def _remove(path: Path) -> None:
     try:
         if path.is_dir() and not path.is_symlink():
-            # Only now, where nobody waits for it: the watchdog is forked before anything is loaded.
-            from ..endpoints import remove_home
-
-            remove_home(path)
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()
     except OSError:
         pass  # gone already
+
+
+if sys.platform != "win32":
+
+    def _fork() -> int:
+        """Make the watchdog; gives the write end of its pipe."""
+        read_end, write_end = os.pipe()  # neither is inherited by what the nanny runs
+        if os.fork():
+            os.close(read_end)
+            return write_end
+        try:
+            os.close(write_end)
+            # Not among those that a signal to the nanny's session or terminal reaches.
+            os.setsid()
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            _let_go_of_streams()
+            _watch(read_end)
+        finally:
+            os._exit(0)
+
+    def _let_go_of_streams() -> None:
+        # Who waits for the end of the nanny's output must not wait for us.
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(null, stream)
+
+    def _watch(pipe: int) -> None:
+        groups: set[int] = set()
+        paths: list[Path] = []
+        with open(pipe, "rb") as lines:
+            for line in lines:
+                word, _, value = os.fsdecode(line.rstrip(b"\n")).partition(" ")
+                if word == "group":
+                    groups.add(int(value))
+                elif word == "gone":
+                    groups.discard(int(value))
+                elif word == "path":
+                    paths.append(Path(value))
+                elif word == "done":
+                    return
+        _kill(groups)
+        for path in paths:
+            _remove(path)
+
+    def _kill(groups: Iterable[int]) -> None:
+        """Kill process groups, and see them go."""
+        from ..process.posix import group_runs  # which the nanny had loaded before the fork
+
+        for pgid in groups:
+            with contextlib.suppress(OSError):  # gone already
+                os.killpg(pgid, signal.SIGKILL)
+        deadline = time.monotonic() + _PATIENCE
+        while any(map(group_runs, groups)) and time.monotonic() < deadline:
+            time.sleep(0.01)

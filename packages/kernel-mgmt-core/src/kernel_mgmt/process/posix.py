@@ -15,7 +15,7 @@ from ..manager import ExitStatus
 
 assert sys.platform != "win32"  # for the type checker: what follows is not there
 
-__all__ = ["PosixGroup"]
+__all__ = ["PosixGroup", "group_runs"]
 
 
 class PosixGroup:
@@ -65,7 +65,7 @@ class PosixGroup:
 
     def runs(self) -> bool:
         """Tell whether any of the group runs that we may kill; zombies are not ours to reap."""
-        return _group_runs(self.popen.pid)
+        return group_runs(self.popen.pid)
 
     def exit_status(self) -> ExitStatus | None:
         """Tell how the leading process ended; None while it runs."""
@@ -137,7 +137,8 @@ if sys.platform == "linux":
             return ExitStatus(code=result.si_status)
         return ExitStatus(signal=result.si_status)
 
-    def _group_runs(pgid: int) -> bool:
+    def group_runs(pgid: int) -> bool:
+        """Tell whether any of a process group runs that we may signal; zombies do not."""
         # Zombies take signals, and the leader is one.
         return _group_takes_signals(pgid) and any(
             _runs_in_group(entry, pgid) for entry in os.listdir("/proc") if entry.isdigit()
@@ -160,4 +161,4 @@ else:
     # macOS has waitid since Python 3.13 only. So the leader is reaped at once; what is left of its
     # group keeps the number taken. Zombies take no signals there: they count as gone.
     _exit_status = _status_when_reaped
-    _group_runs = _group_takes_signals
+    group_runs = _group_takes_signals

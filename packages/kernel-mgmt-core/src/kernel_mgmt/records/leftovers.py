@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..connection import CHANNELS, ConnectionInfo
-from ..endpoints import accepts, remove_home, remove_sockets
+from ..endpoints import accepts, remove_directory, remove_sockets
 from ..errors import ConnectionFileError
 from ..launch import KernelRecord
 from .files import BadRecord, read_record, record_path, remove_record
@@ -79,12 +79,12 @@ def _remove_files(record: KernelRecord) -> None:
 
 
 def _remove_home(record: KernelRecord) -> None:
-    """Remove the directory that a nanny had for itself, and the sockets of its kernel."""
+    """Remove the directory that a nanny had for itself and for the sockets of its kernel."""
     home = record.manager["nanny"].get("directory")
     if not isinstance(home, str) or not os.path.isabs(home):
         return
     with contextlib.suppress(ValueError):  # no path that a directory can have
-        remove_home(Path(home))
+        remove_directory(Path(home))
 
 
 def _listens(info: ConnectionInfo, channel: str) -> bool:
