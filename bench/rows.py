@@ -26,6 +26,8 @@ _MS = 1000
 _MB = 1_000_000
 #: Seconds that the system gets to clear away killed kernels before the next are launched.
 _SETTLE = 0.3
+#: Seconds after which a nanny has given back what it does not need any more.
+_SETTLED = 1.5
 
 
 @dataclass(frozen=True)
@@ -279,11 +281,12 @@ def nanny(stage: Stage, plan: Plan) -> list[Row]:
         trips = _medians(_flat(_call(workers, plan.batches, "round_trips", plan.batch)), _MS)
         _call(workers, 1, "flood", 1000, read=True)
         floods = _call(workers, plan.floods, "flood", _MESSAGES, read=True)
+        time.sleep(_SETTLED)
         memory["flooded"] = kept.call("nanny_memory") / _MB
         _call(workers, 1, "prepare_payload", _BUFFER)
         _call(workers, 1, "echo")
         echoes = _medians(_call(workers, plan.echoes, "echo"), _MS)
-        time.sleep(_SETTLE)
+        time.sleep(_SETTLED)
         memory["used"] = kept.call("nanny_memory") / _MB
     rates = {who: median(one["received"] / one["seconds"] for one in floods[who]) for who in floods}
     lost = max(float(_MESSAGES - one["received"]) for one in floods["kept"])

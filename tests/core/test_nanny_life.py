@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 from kernel_mgmt import ConnectionInfo, KernelClient, KernelType
+from kernel_mgmt.nanny.memory import TUNABLES
 from kernel_mgmt.records import gc
 from messages import texts
 from nannies import (
@@ -443,7 +444,7 @@ def test_starter_is_free_after_answer() -> None:
 
 def test_fast_command() -> None:
     """The nanny's own tunables do not reach its kernel, those of the user do."""
-    for value, seen in (("glibc.malloc.hugetlb=1", False), ("glibc.malloc.check=0", True)):
+    for value, seen in ((TUNABLES, False), ("glibc.malloc.check=0", True)):
         environment = {**os.environ, "GLIBC_TUNABLES": value}
         answer = ask_to_keep(nanny=MODULE, process={"env": environment})
         nanny = RunningNanny(answer)

@@ -28,6 +28,7 @@ from .errors import KernelMgmtError, LaunchError, NannyError, one_line
 from .launch import Launched, LaunchRequest
 from .local import check_cwd
 from .manager import ExitStatus
+from .nanny.memory import TUNABLES
 from .nanny.request import CONNECTION_FILE, NannyRequest
 from .records import is_dead, read_record, record_path, records_dir
 
@@ -37,9 +38,6 @@ logger = logging.getLogger("kernel_mgmt")
 
 #: Without ``-P`` a file in the nanny's working directory could take the place of a module.
 _COMMAND = ("-P", "-m", "kernel_mgmt.nanny")
-#: With huge pages a message of 100 MB passes the nanny in half the time. The nanny takes exactly
-#: this value out of its kernel's environment.
-_TUNABLES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 #: How long a nanny that nobody waits for any more may take to undo what it did, in seconds.
 _UNDO_PATIENCE = 10.0
 #: The answer among what else a start of Python may write, such as the greeting of a ``.pth`` file.
@@ -191,7 +189,7 @@ def _start_and_hear(line: bytes, wake: socket.socket) -> _Heard:
 def _spawn() -> subprocess.Popen[bytes]:
     environment = dict(os.environ)
     if sys.platform == "linux":
-        environment = {**_TUNABLES, **environment}
+        environment.setdefault("GLIBC_TUNABLES", TUNABLES)
     try:
         return _popen_detached(
             [sys.executable, *_COMMAND],

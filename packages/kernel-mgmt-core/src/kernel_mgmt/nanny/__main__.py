@@ -11,15 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import NannyError
-from .memory import do_without_tls
+from .memory import TUNABLES, do_without_tls
 from .request import NannyRequest
 from .watchdog import Watchdog
 
 #: Longer than any request: what goes on and on is none.
 _LONGEST_REQUEST = 64 * 1024 * 1024
-
-#: What the nanny is started with for its own sake; its kernel shall not have it.
-_OWN_TUNABLES = "glibc.malloc.hugetlb=1"
 
 
 def main() -> int:
@@ -30,7 +27,7 @@ def main() -> int:
         with contextlib.suppress(OSError):  # nobody reads it
             answer(_refusal(str(error)))
         return 1
-    if os.environ.get("GLIBC_TUNABLES") == _OWN_TUNABLES:
+    if os.environ.get("GLIBC_TUNABLES") == TUNABLES:
         del os.environ["GLIBC_TUNABLES"]
     do_without_tls()
     try:

@@ -50,8 +50,9 @@ _CONTROL_LIMIT = 1024 * 1024
 _TOPIC_LIMIT = 4096
 #: How long the last messages may take to leave, in milliseconds.
 _LINGER = 1000
-#: How long after memory was given back it is not given back again, in seconds.
-_TIDY_PAUSE = 0.5
+#: How long nothing must have passed before memory is given back, in seconds: messages that follow
+#: each other need it again.
+_TIDY_AFTER = 1.0
 #: How many requests are held for a kernel that is not there yet.
 _HELD = 1000
 #: How many requests to shut down are remembered.
@@ -117,9 +118,8 @@ class Front:
         self._handlers: dict[zmq.Socket[bytes], Callable[[], object]] = {}
         self._to_look_at: set[zmq.Socket[bytes]] = set()
         self._selector = selectors.DefaultSelector()
-        #: Whether messages have passed since memory was given back, and when that may be again.
-        self._untidy = False
-        self._tidy_at = 0.0
+        #: When memory is to be given back, on the monotonic clock.
+        self._tidy_at = math.inf
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
         self._wake_end, self._wakeup = _socket.socketpair()
@@ -192,12 +192,21 @@ class Front:
                     self._make_calls()
                 else:
                     self._to_look_at.add(key.data)
-            sockets, self._to_look_at = self._to_look_at, set()
-            for socket in sockets:
-                self._untidy = True
-                self._serve(socket)
+            self._look()
+            self._look()  # at those that were sent on
             self._ask_if_due()
             self._tidy_up_if_due()
+
+    def _look(self) -> None:
+        """Serve the sockets that may have something; what a kernel says on iopub goes first."""
+        sockets, self._to_look_at = self._to_look_at, set()
+        if not sockets:
+            return
+        self._tidy_at = time.monotonic() + _TIDY_AFTER
+        for socket in (
+            sockets if len(sockets) == 1 else filter(sockets.__contains__, self._handlers)
+        ):
+            self._serve(socket)
 
     def stop(self) -> None:
         """End the loop."""
@@ -262,19 +271,20 @@ class Front:
 
     def _rebuild(self) -> None:
         """Say which sockets are looked at, and what is done with each."""
-        sockets = self._sockets
-        handlers: dict[Any, Callable[[], object]] = {
+        sockets, back = self._sockets, self._back
+        handlers: dict[Any, Callable[[], object]] = {}
+        if back is not None:
+            handlers[back.sockets["iopub"]] = self._passer_of_output(back)
+        handlers |= {
             sockets["nanny_control"]: lambda: self._on_control(
                 [frame.bytes for frame in receive(sockets["nanny_control"])]
             ),
             sockets["iopub"]: self._take_subscription,
             sockets["nanny_events"]: self._discarder(sockets["nanny_events"]),
         }
-        back = self._back
         if back is not None:
             for channel in ("shell", "control"):
                 handlers[back.sockets[channel]] = self._passer_of_replies(back, channel)
-            handlers[back.sockets["iopub"]] = self._passer_of_output(back)
         if back is not None and self._open:
             handlers[back.sockets["stdin"]] = self._passer_of_questions(back)
             handlers[back.sockets["hb"]] = self._passer(back.sockets["hb"], sockets["hb"])
@@ -299,17 +309,16 @@ class Front:
         """How long to wait for messages, in seconds."""
         if self._to_look_at:
             return 0
-        due = self._tidy_at if self._untidy else math.inf
+        due = self._tidy_at
         if self._back is not None and not self._open:
             due = min(due, self._back.ask_at)
         return None if due == math.inf else max(0.0, due - time.monotonic())
 
     def _tidy_up_if_due(self) -> None:
         """Give back the memory of messages that have passed, when there is nothing else to do."""
-        if self._untidy and not self._to_look_at and time.monotonic() >= self._tidy_at:
+        if not self._to_look_at and time.monotonic() >= self._tidy_at:
             give_back()
-            self._untidy = False
-            self._tidy_at = time.monotonic() + _TIDY_PAUSE
+            self._tidy_at = math.inf
 
     def _ask_if_due(self) -> None:
         back = self._back
@@ -469,6 +478,8 @@ class Front:
         source, target = back.sockets["stdin"], self._sockets["stdin"]
 
         def pass_question() -> None:
+            # What the kernel has printed before it asks belongs in front of the question.
+            self._serve(back.sockets["iopub"])
             question = Envelope(receive(source))
             self.passed += 1
             self._send(target, self._with_route(question))

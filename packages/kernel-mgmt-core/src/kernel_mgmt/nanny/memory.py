@@ -5,7 +5,15 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-__all__ = ["do_without_tls", "give_back"]
+__all__ = ["TUNABLES", "do_without_tls", "give_back"]
+
+#: What a nanny's GLIBC_TUNABLES should be when it starts, for the sake of large messages: their memory
+#: comes in huge pages, and is kept for the next one until :func:`give_back`.  It is for the nanny
+#: alone, and not handed on to its kernel.
+TUNABLES = (
+    "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
+    ":glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=1073741824"
+)
 
 
 def do_without_tls() -> None:
