@@ -333,7 +333,7 @@ async def test_killed_with_watchdog() -> None:
         eventually_sync(lambda: nanny.state == "busy", PATIENCE)
         os.kill(watchdog, signal.SIGKILL)
         nanny.kill()
-        eventually_sync(lambda: is_gone(kernel), NO_ORPHANS)
+        eventually_sync(lambda: is_gone(kernel) and is_gone(nanny.pid), NO_ORPHANS)
     # Nobody was left to remove the files; they can be found.
     assert len(gc()) == 1
     assert everything() == []
