@@ -100,6 +100,10 @@ def test_output_goes_before_a_question(private: Path) -> None:
         while not ready.is_set():
             if kernel.sockets["shell"].poll(10):
                 kernel.answer_who_it_is()
+        for _ in range(3):  # turns, after which it has nothing left to look at
+            turned = threading.Event()
+            front.call(turned.set)
+            assert turned.wait(PATIENCE)
         front.call(go.wait, PATIENCE)  # it cannot look at its sockets meanwhile
         del front.sent[:]
         kernel.say("iopub", "stream", {"name": "stdout", "text": "first"}, [b"stream"])
