@@ -38,8 +38,8 @@ from kernel_mgmt import (
 )
 from kernel_mgmt.detached import collect_dead
 from kernel_mgmt.machine import this_machine
+from kernel_mgmt.nanny_client.manager import RemoteKernelManager
 from kernel_mgmt.records import gc, is_dead, read_records, records_dir, write_record
-from kernel_mgmt.remote_manager import RemoteKernelManager
 from kernel_mgmt.testing import EchoProvider
 from making_records import alive, make_record
 from waiting import eventually, eventually_sync
@@ -474,7 +474,7 @@ BUSY = """
 import asyncio, json, random, sys
 from kernel_mgmt import KernelFinder, RestartPolicy, running_kernels, start_detached
 from kernel_mgmt.detached import collect_dead
-from kernel_mgmt.remote_manager import RemoteKernelManager
+from kernel_mgmt.nanny_client.manager import RemoteKernelManager
 from kernel_mgmt.testing import EchoProvider
 
 finder = KernelFinder({"echo": EchoProvider()})

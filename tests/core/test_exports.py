@@ -11,7 +11,7 @@ from pathlib import Path
 import kernel_mgmt
 import pytest
 from interpreters import pythons_3_9
-from kernel_mgmt.nanny_archive import TRAVELS
+from kernel_mgmt.nanny_client.archive import TRAVELS
 
 SOURCE = Path(kernel_mgmt.__file__).parent
 

@@ -32,7 +32,7 @@ from kernel_mgmt import (
     hookimpl,
     run_kernel,
 )
-from kernel_mgmt.remote_manager import RemoteKernelManager
+from kernel_mgmt.nanny_client.manager import RemoteKernelManager
 from kernel_mgmt.testing import EchoProvider
 from waiting import eventually_sync
 

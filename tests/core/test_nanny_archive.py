@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from interpreters import pythons_3_9
 from kernel_mgmt import KernelClient, KernelDied, NannyError
-from kernel_mgmt.nanny_archive import TRAVELS, write_nanny_archive
+from kernel_mgmt.nanny_client.archive import TRAVELS, write_nanny_archive
 from messages import outputs, texts
 from nannies import ECHO_COMMAND, ask_to_keep, running_nanny
 
@@ -70,7 +70,7 @@ def test_it_holds_what_travels(archive: Path) -> None:
 def test_same_version_same_bytes(archive: Path, tmp_path: Path) -> None:
     """Archives of one version are the same, byte for byte, whoever writes them and when."""
     other = tmp_path / "other.pyz"
-    code = f"from kernel_mgmt.nanny_archive import *; print(write_nanny_archive({str(other)!r}))"
+    code = f"from kernel_mgmt.nanny_client.archive import *; print(write_nanny_archive({str(other)!r}))"
     assert run(sys.executable, "-c", code).strip() == str(other)
     assert other.read_bytes() == archive.read_bytes()
 

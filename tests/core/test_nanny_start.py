@@ -29,11 +29,11 @@ from kernel_mgmt import (
     LaunchRequest,
     NannyOptions,
     hookimpl,
-    nanny_start,
 )
 from kernel_mgmt.local import launch_local
+from kernel_mgmt.nanny_client import starting
+from kernel_mgmt.nanny_client.manager import RemoteKernelManager
 from kernel_mgmt.records import read_records, records_dir
-from kernel_mgmt.remote_manager import RemoteKernelManager
 from kernel_mgmt.testing import EchoProvider
 from waiting import eventually, eventually_sync
 
@@ -248,7 +248,9 @@ class WindowsSubprocess(SimpleNamespace):
 
 async def test_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as that can be told without one, Windows hears answers and errors just the same."""
-    spec = importlib.util.spec_from_file_location("kernel_mgmt.as_on_windows", nanny_start.__file__)
+    spec = importlib.util.spec_from_file_location(
+        "kernel_mgmt.nanny_client.as_on_windows", starting.__file__
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -9,8 +9,8 @@ import kernel_mgmt_native
 import pytest
 from kept_kernels import kept_kernel
 from kernel_mgmt import KernelClient, KernelFinder, Message
+from kernel_mgmt.nanny_client.manager import RemoteKernelManager
 from kernel_mgmt.protocol.requests import interrupt_request
-from kernel_mgmt.remote_manager import RemoteKernelManager
 from messages import outputs, second_client, texts
 
 Kept = tuple[RemoteKernelManager, KernelClient]

@@ -57,10 +57,10 @@ if TYPE_CHECKING:
     from .launch import Prompt as Prompt
     from .manager import ExitStatus as ExitStatus
     from .manager import KernelManager as KernelManager
+    from .nanny_client.manager import RemoteKernelManager as RemoteKernelManager
+    from .nanny_client.manager import manager_for as manager_for
     from .protocol import Message as Message
     from .protocol import Session as Session
-    from .remote_manager import RemoteKernelManager as RemoteKernelManager
-    from .remote_manager import manager_for as manager_for
     from .request import Request as Request
     from .restart_policy import RestartPolicy as RestartPolicy
     from .restarter import KernelRestarter as KernelRestarter
@@ -119,7 +119,7 @@ _MODULES = {
     ),
     "manager": ("ExitStatus", "KernelManager"),
     "protocol": ("Message", "Session"),
-    "remote_manager": ("RemoteKernelManager", "manager_for"),
+    "nanny_client.manager": ("RemoteKernelManager", "manager_for"),
     "request": ("Request",),
     "restart_policy": ("RestartPolicy",),
     "restarter": ("KernelRestarter",),

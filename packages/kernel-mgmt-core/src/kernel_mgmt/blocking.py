@@ -23,9 +23,9 @@ from .errors import RequestTimeout
 from .kernel_events import KernelEvent
 from .launch import Prompt
 from .manager import ExitStatus, KernelManager
+from .nanny_client.manager import RemoteKernelManager
 from .output import print_output
 from .protocol import JSONObject, Message
-from .remote_manager import RemoteKernelManager
 from .request import Request
 from .request_methods import RequestMethods
 
@@ -223,7 +223,7 @@ class BlockingKernelManager:
 
 
 class BlockingRemoteKernelManager(BlockingKernelManager):
-    """A :class:`~kernel_mgmt.remote_manager.RemoteKernelManager` for code without an event loop.
+    """A :class:`~kernel_mgmt.nanny_client.manager.RemoteKernelManager` for code without an event loop.
 
     Args:
         manager: the manager to wrap.

@@ -260,7 +260,7 @@ async def collect_dead(*, finder: KernelFinder | None = None) -> list[KernelReco
 
 
 async def _end_if_dead(record: KernelRecord, finder: KernelFinder) -> bool:
-    from .remote_manager import RemoteKernelManager
+    from .nanny_client.manager import RemoteKernelManager
 
     try:
         _, manager = await finder.attach(record)

@@ -389,7 +389,7 @@ def _with_manager(launched: Launched, kernel_id: str) -> Launched:
 
 
 def _managed_by_nanny(info: ConnectionInfo, kernel_id: str) -> Launched:
-    from .remote_manager import RemoteKernelManager
+    from .nanny_client.manager import RemoteKernelManager
 
     return Launched(info, RemoteKernelManager(info, kernel_id=kernel_id))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import os
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,6 +173,28 @@ class LaunchRequest:
             self.on_progress(LaunchProgress(phase, message, fraction))
         except Exception:
             logger.exception("A progress handler raised")
+
+    def check_cwd(self) -> None:
+        """Refuse a working directory that cannot be one on this machine.
+
+        Raises:
+            LaunchError: why it cannot (phase ``start``).
+        """
+        # Popen's own errors do not tell a directory from a command.
+        cwd = self.cwd
+        if cwd is None or (os.path.isdir(cwd) and os.access(cwd, os.X_OK)):
+            return
+        if not os.path.exists(cwd):
+            reason = "does not exist"
+        elif not os.path.isdir(cwd):
+            reason = "is not a directory"
+        else:
+            reason = "may not be entered"
+        raise LaunchError(
+            f"The working directory {str(cwd)!r} {reason}.",
+            phase="start",
+            advice="Create it, or pass another cwd.",
+        )
 
     async def prompt(self, message: str, *, secret: bool = True, phase: str = "connect") -> str:
         """Ask the user.

@@ -37,7 +37,7 @@ from .manager import ExitStatus, KernelManager
 from .process import KernelProcess, OutputHandler
 from .registration import BadRegistration, Registration, RegistrationSocket
 
-__all__ = ["LocalKernelManager", "check_cwd", "launch_local"]
+__all__ = ["LocalKernelManager", "launch_local"]
 
 logger = logging.getLogger("kernel_mgmt")
 
@@ -178,7 +178,7 @@ async def launch_local(
     """
     if request.nanny is not None:
         # Lazily: it does not travel, and a nanny never asks for another one.
-        from .nanny_start import start_under_nanny
+        from .nanny_client.starting import start_under_nanny
 
         return await start_under_nanny(
             request,
@@ -193,7 +193,7 @@ async def launch_local(
     transport = transport_for(request, transport)
     encrypted = wants_encryption(encryption, request.kernel_type, transport, given)
     request.progress("start", f"Starting {request.kernel_type.display_name or 'the kernel'}")
-    check_cwd(request.cwd)
+    request.check_cwd()
     check_endpoints(given)
     plan = _Plan(
         request,
@@ -280,28 +280,6 @@ async def _launch_with(
             await finish(manager.cleanup())
         raise
     return Launched(info, manager)
-
-
-def check_cwd(cwd: Path | None) -> None:
-    """Refuse a working directory that cannot be one.
-
-    Raises:
-        LaunchError: why it cannot (phase ``start``).
-    """
-    # Popen's own errors do not tell a directory from a command.
-    if cwd is None or (os.path.isdir(cwd) and os.access(cwd, os.X_OK)):
-        return
-    if not os.path.exists(cwd):
-        reason = "does not exist"
-    elif not os.path.isdir(cwd):
-        reason = "is not a directory"
-    else:
-        reason = "may not be entered"
-    raise LaunchError(
-        f"The working directory {str(cwd)!r} {reason}.",
-        phase="start",
-        advice="Create it, or pass another cwd.",
-    )
 
 
 def _environment(

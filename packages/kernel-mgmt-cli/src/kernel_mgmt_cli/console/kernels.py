@@ -297,7 +297,7 @@ async def kept_kernel(
         KernelMgmtError: it is not there, or does not answer.
     """
     from kernel_mgmt.detached import attach_kernel
-    from kernel_mgmt.remote_manager import manager_for
+    from kernel_mgmt.nanny_client.manager import manager_for
 
     manager, client = await attach_kernel(record, timeout=startup_timeout)
     title = f"{record.name} {record.type_id}".lstrip()

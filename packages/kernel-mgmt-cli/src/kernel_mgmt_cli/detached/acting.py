@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from kernel_mgmt import KernelClient, KernelManager, KernelRecord
-from kernel_mgmt.remote_manager import RemoteKernelManager
+from kernel_mgmt.nanny_client.manager import RemoteKernelManager
 
 from ..errors import KERNEL_DIED, KERNEL_MGMT_FAILED, CommandError
 from .finding import find_here, manager_of

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from kernel_mgmt import KernelEvent
 from kernel_mgmt.errors import KernelDied
-from kernel_mgmt.remote_manager import RemoteKernelManager
+from kernel_mgmt.nanny_client.manager import RemoteKernelManager
 
 from ..errors import KERNEL_DIED, KERNEL_MGMT_FAILED, CommandError, say
 from ..output import write_text

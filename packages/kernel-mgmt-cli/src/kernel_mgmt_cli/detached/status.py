@@ -77,7 +77,7 @@ async def _ask_all(records: Sequence[KernelRecord]) -> dict[str, KernelStatus]:
 
 async def _ask(record: KernelRecord) -> KernelStatus:
     from kernel_mgmt.errors import NannyError
-    from kernel_mgmt.remote_manager import manager_for
+    from kernel_mgmt.nanny_client.manager import manager_for
 
     try:
         async with asyncio.timeout(_PATIENCE):

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from kernel_mgmt import KernelRecord
 from kernel_mgmt.detached import collect_dead
 from kernel_mgmt.errors import KernelMgmtError
+from kernel_mgmt.nanny_client.manager import RemoteKernelManager
 from kernel_mgmt.records import ALIVE, read_records, record_state
 from kernel_mgmt.records.listing import nanny_pid
-from kernel_mgmt.remote_manager import RemoteKernelManager
 
 from ..errors import KERNEL_MGMT_FAILED, CommandError, report, say
 from ..tables import write_line

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from .background import call_in_background, in_background
-from .connection import ConnectionInfo
-from .errors import NannyError
-from .kernel_events import KernelEvent
-from .manager import ExitStatus, KernelManager
-from .nanny.protocol import PROTOCOL_VERSION, is_compatible
-from .nanny_control import ConnectionCut, NannyControl, NannyGone, NannyRefusal
-from .nanny_events import NannyEvents
-from .protocol import JSONObject
+from ..background import call_in_background, in_background
+from ..connection import ConnectionInfo
+from ..errors import NannyError
+from ..kernel_events import KernelEvent
+from ..manager import ExitStatus, KernelManager
+from ..nanny.protocol import PROTOCOL_VERSION, is_compatible
+from ..protocol import JSONObject
+from .control import ConnectionCut, NannyControl, NannyGone, NannyRefusal
+from .events import NannyEvents
 
 __all__ = ["RemoteKernelManager", "manager_for"]
 

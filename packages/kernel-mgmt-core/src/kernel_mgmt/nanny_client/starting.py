@@ -22,15 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from .background import finish, in_thread, result_of
-from .connection import ConnectionInfo
-from .errors import KernelMgmtError, LaunchError, NannyError, one_line
-from .launch import Launched, LaunchRequest
-from .local import check_cwd
-from .manager import ExitStatus
-from .nanny.memory import TUNABLES
-from .nanny.request import CONNECTION_FILE, NannyRequest
-from .records import is_dead, read_record, record_path, records_dir
+from ..background import finish, in_thread, result_of
+from ..connection import ConnectionInfo
+from ..errors import KernelMgmtError, LaunchError, NannyError, one_line
+from ..launch import Launched, LaunchRequest
+from ..manager import ExitStatus
+from ..nanny.memory import TUNABLES
+from ..nanny.request import CONNECTION_FILE, NannyRequest
+from ..records import is_dead, read_record, record_path, records_dir
 
 __all__ = ["start_under_nanny"]
 
@@ -75,7 +74,7 @@ async def start_under_nanny(
         LaunchError: nanny or kernel could not be started.
         NannyError: the nanny refuses the request.
     """
-    check_cwd(request.cwd)
+    request.check_cwd()
     asked = _nanny_request(
         request, make_argv, runtime_dir, transport, env or {}, encryption, handshake
     )
@@ -292,7 +291,7 @@ else:
 
 def _launched(heard: _Heard, kernel_id: str) -> Launched:
     """Make of a nanny's answer what a launch gives or raises."""
-    from .remote_manager import RemoteKernelManager
+    from .manager import RemoteKernelManager
 
     content = _content(heard)
     if content.get("status") == "ok":
@@ -336,7 +335,7 @@ async def _undo(future: Future[_Heard], kernel_id: str, began: float) -> None:
         kernel_id: its kernel's id.
         began: when it was started; a record that is older is another kernel's.
     """
-    from .remote_manager import RemoteKernelManager
+    from .manager import RemoteKernelManager
 
     try:
         await result_of(future)

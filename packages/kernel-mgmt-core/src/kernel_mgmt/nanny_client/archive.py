@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from zipfile import ZipFile, ZipInfo
 
-from .errors import NannyError, one_line
+from ..errors import NannyError, one_line
 
 __all__ = ["TRAVELS", "write_nanny_archive"]
 
@@ -54,6 +54,9 @@ from kernel_mgmt.nanny.__main__ import main
 sys.exit(main())
 """
 
+#: What the archive holds a part of.
+_PACKAGE = "kernel_mgmt"
+
 #: The date of every file in the archive, the first that there is: nothing but the sources counts.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -94,9 +97,9 @@ def write_nanny_archive(path: Path | str) -> Path:
 def _contents() -> dict[str, bytes]:
     """Give the files of the archive by their names."""
     contents = {"__main__.py": _MAIN}
-    for entry in files(__package__).iterdir():
+    for entry in files(__package__.rpartition(".")[0]).iterdir():
         if entry.name.removesuffix(".py") in {"__init__", *TRAVELS}:
-            contents.update(_sources(entry, f"{__package__}/{entry.name}"))
+            contents.update(_sources(entry, f"{_PACKAGE}/{entry.name}"))
     return contents
 
 

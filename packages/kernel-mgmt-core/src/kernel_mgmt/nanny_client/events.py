@@ -11,15 +11,15 @@ import weakref
 from collections import deque
 from typing import Any, Self
 
-from .background import call_in_background, in_background
-from .channels import Channel
-from .connection import ConnectionInfo
-from .endpoints import refuses
-from .errors import KernelDied, KernelRestarted, NannyError, ProtocolError
-from .kernel_events import KernelEvent
-from .manager import ExitStatus, KernelManager
-from .nanny.protocol import EVENTS
-from .protocol import JSONObject, Message, Session
+from ..background import call_in_background, in_background
+from ..channels import Channel
+from ..connection import ConnectionInfo
+from ..endpoints import refuses
+from ..errors import KernelDied, KernelRestarted, NannyError, ProtocolError
+from ..kernel_events import KernelEvent
+from ..manager import ExitStatus, KernelManager
+from ..nanny.protocol import EVENTS
+from ..protocol import JSONObject, Message, Session
 
 __all__ = ["NannyEvents"]
 

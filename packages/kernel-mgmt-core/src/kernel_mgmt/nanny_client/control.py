@@ -9,11 +9,11 @@ import asyncio
 import logging
 from typing import Any
 
-from .channels import Channel
-from .connection import ConnectionInfo
-from .endpoints import refuses
-from .errors import NannyError, ProtocolError
-from .protocol import JSONObject, Session
+from ..channels import Channel
+from ..connection import ConnectionInfo
+from ..endpoints import refuses
+from ..errors import NannyError, ProtocolError
+from ..protocol import JSONObject, Session
 
 __all__ = ["ConnectionCut", "NannyControl", "NannyGone", "NannyRefusal"]
 
