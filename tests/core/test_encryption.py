@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_mgmt import (
+    ClientClosed,
     ConnectionInfo,
     KernelClient,
     KernelFinder,
@@ -329,6 +331,23 @@ async def test_a_client_with_the_wrong_keys_gets_no_answer(keys: str, finder: Ke
         finally:
             stranger.close()
         assert await flood(owner) == 300
+
+
+@pytest.mark.parametrize("keys", ["none", "wrong"])
+async def test_requests_of_a_refused_client_wait(keys: str, finder: KernelFinder) -> None:
+    """A request waits also where ZeroMQ takes none, because the kernel refuses the connection."""
+    public = zmq.curve_keypair()[0].decode() if keys == "wrong" else None
+    async with run_kernel("echo/echo", finder=finder, launch_params=encrypted()) as owner:
+        stranger = KernelClient(owner.connection_info.replace(curve_publickey=public))
+        async with stranger:
+            requests = []
+            deadline = time.monotonic() + 1
+            while time.monotonic() < deadline:
+                requests.append(stranger.kernel_info())
+                await asyncio.sleep(0.001)
+            assert not any(request.answered for request in requests)
+        with pytest.raises(ClientClosed):
+            await requests[-1]
 
 
 # --- a kernel that only says it can --------------------------------------------------------------

@@ -53,6 +53,8 @@ _LAST_WORDS = 0.05
 _LAST_WORDS_LIMIT = 1.0
 #: How long a kernel may take to end after SIGTERM, in seconds.
 _TERMINATE_PATIENCE = 2.0
+#: How soon a request is sent again that ZeroMQ did not take, in seconds.
+_RESEND_PAUSE = 0.01
 #: The channels that carry messages.
 _CHANNELS = frozenset({"iopub", "shell", "control", "stdin"})
 #: What ends input in a kernel, as Ctrl-D does in a terminal.
@@ -482,9 +484,16 @@ class KernelClient(RequestMethods[Request]):
             if request.message.msg_type == "shutdown_request":
                 self.asked_to_end = not request.message.content.get("restart")
             self._channel(request.channel).send(frames)
+        except zmq.Again:
+            # For a moment after a connection was refused ZeroMQ keeps nothing for the next one.
+            self._loop.call_later(_RESEND_PAUSE, self._post_again, request, frames)
         except (KernelMgmtError, zmq.ZMQError) as error:
             self._pending.pop(request.msg_id, None)
             request.fail(error)
+
+    def _post_again(self, request: Request, frames: Sequence[Buffer]) -> None:
+        if self._pending.get(request.msg_id) is request:  # else it has ended meanwhile
+            self._post(request, frames)
 
     async def execute_interactive(
         self,
