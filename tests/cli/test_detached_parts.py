@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 from kernel_mgmt import ConnectionInfo, KernelRecord
-from kernel_mgmt_cli.detached.logs import count_known, last_lines
+from kernel_mgmt_cli.detached.logs import last_lines
 from kernel_mgmt_cli.detached.status import KernelStatus
 from kernel_mgmt_cli.detached.usage import measure
 from kernel_mgmt_cli.detached.words import ago, duration, label, percent, short_ids, size
@@ -76,23 +76,6 @@ def test_states_say_what_belongs_to_them() -> None:
     assert str(KernelStatus(RECORD, "dead")) == "dead"
     assert str(KernelStatus(RECORD, "dead", {"exit_status": status})) == "dead (exit code 3)"
     assert str(KernelStatus(RECORD, "idle", {"exit_status": None})) == "idle"
-
-
-@pytest.mark.parametrize(
-    ("log", "pieces", "known"),
-    [
-        ("", ["new\n"], 0),
-        ("one\ntwo\n", [], 0),
-        ("one\ntwo\n", ["two\n"], 1),
-        ("one\ntwo\n", ["one\n", "two\n"], 2),
-        ("one\ntwo\n", ["two\n", "three\n"], 1),
-        ("one\ntwo\n", ["three\n", "two\n"], 0),
-        ("two\n", ["one\n", "two\n"], 0),
-    ],
-)
-def test_output_that_the_log_has_is_known(log: str, pieces: list[str], known: int) -> None:
-    """What was told while the log was asked for is at its end, and what came later is not."""
-    assert count_known(log, pieces) == known
 
 
 @pytest.mark.parametrize(

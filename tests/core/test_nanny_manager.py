@@ -458,7 +458,7 @@ async def test_events(nanny: FakeNanny, manager: RemoteKernelManager, events: An
     ended = {"kernel": 1, "exit_status": KILLED, "log_tail": "last words"}
     nanny.tell("started", {"kernel": 1, "pid": 5})
     nanny.tell("ready", {"kernel": 1})
-    nanny.tell("output", {"kernel": 1, "stream": "stderr", "text": "oh"})
+    nanny.tell("output", {"kernel": 1, "stream": "stderr", "text": "oh", "position": 9})
     nanny.tell("died", {**ended, "restarting": False})
     nanny.tell("died", {**ended, "restarting": True})
     nanny.tell("restarting", {"kernel": 1, "wait": 0.1})
@@ -472,6 +472,7 @@ async def test_events(nanny: FakeNanny, manager: RemoteKernelManager, events: An
     assert ready.manager is manager
     assert ready.connection_info is manager.connection_info
     assert (output.stream, output.text) == ("stderr", "oh")
+    assert (output.kernel, output.position) == (1, 9)
     assert (died.exit_status, died.log_tail) == (ExitStatus(signal=9), "last words")
     assert isinstance(died.error, KernelDied)
     assert isinstance(restarted.error, KernelRestarted)

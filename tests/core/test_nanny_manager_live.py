@@ -207,9 +207,9 @@ async def test_what_a_nanny_tells(nanny: RealNanny, client: KernelClient) -> Non
             told.append(event)
 
     listening = asyncio.create_task(listen())
-    while not told:  # when the first is heard is up to the nanny
-        await client.execute("outside hello")
-        await asyncio.wait({listening}, timeout=0.05)
+    assert await events.listening()
+    await client.execute("outside hello")
+    await eventually(lambda: told, PATIENCE)
     await manager.signal(signal.SIGKILL)
     await manager.wait()
     assert await manager.next_kernel()
@@ -224,6 +224,27 @@ async def test_what_a_nanny_tells(nanny: RealNanny, client: KernelClient) -> Non
     ]
     assert told[0].exit_status == ExitStatus(signal=9)
     assert told[3].manager is manager
+
+
+async def test_a_log_and_what_is_added_to_it(nanny: RealNanny, client: KernelClient) -> None:
+    """With the log and the events nothing that the process wrote is missed or counted twice."""
+    manager = manager_for(nanny.info)
+    writing = asyncio.create_task(
+        client.execute("\n".join(f"outside {n}" for n in range(300))).wait_until_finished()
+    )
+    async with asyncio.timeout(PATIENCE):
+        await eventually(lambda: manager.log(1), PATIENCE)
+        events = manager.events()
+        assert await events.listening()
+        log = await manager.log(1000)
+        text = log.text
+        while not text.endswith("299\n"):
+            event = await anext(events)
+            if event.name == "output" and (event.kernel, event.position) > log[1:]:
+                text += event.text
+        assert text.split() == [str(n) for n in range(300)]
+        await events.aclose()
+        await writing
 
 
 async def test_a_lease(nanny: RealNanny) -> None:

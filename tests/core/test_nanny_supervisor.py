@@ -154,10 +154,32 @@ def test_output(nanny: RunningNanny) -> None:
     run(nanny, "outside to the left\noutside-stderr grüße")
     eventually_sync(lambda: "grüße" in events.output(), PATIENCE)
     told = [content for name, content in events.heard if name == "output"]
-    assert {"kernel": 1, "stream": "stderr", "text": "grüße\n"} in told
+    assert ("stderr", "grüße\n") in [(c["stream"], c["text"]) for c in told]
+    assert {content["kernel"] for content in told} == {1}
     assert "to the left\n" in "".join(c["text"] for c in told if c["stream"] == "stdout")
     assert nanny.ask("log_tail", lines=2)["text"] == "to the left\ngrüße\n"
     assert nanny.ask("log_tail", lines=0)["text"] == ""
+
+
+def test_position_of_output(nanny: RunningNanny) -> None:
+    """Who has the log knows which of the events are in it."""
+    run(nanny, "outside before")
+    eventually_sync(lambda: "before" in nanny.ask("log_tail")["text"], PATIENCE)
+    events, log = nanny.events(), nanny.ask("log_tail")
+    assert (log["kernel"], log["position"]) == (1, len(log["text"].encode()))
+    run(nanny, "outside grüße")
+    assert events.told("output")["position"] == log["position"] + len("grüße\n".encode())
+
+
+def test_output_of_a_kernel_that_starts() -> None:
+    """What a kernel writes before it accepts connections is told, too."""
+    command = ("sh", "-c", 'echo early; exec "$0" "$@"', *ECHO_COMMAND)
+    with running_nanny(command) as nanny:
+        events = nanny.events()
+        nanny.ask("restart")
+        told = events.told("output")
+        assert (told["kernel"], told["text"], told["position"]) == (2, "early\n", 6)
+        assert (nanny.ask("log_tail")["kernel"]) == 2
 
 
 # --- the policy ----------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ class Events:
         while self._socket.poll(0):
             frames = self._socket.recv_multipart()
             event = self._session.deserialize(frames)
-            assert frames[0].decode() == event.msg_type
+            assert frames[0].decode() in (event.msg_type, event.content.get("subscription"))
             self.heard.append((event.msg_type, event.content))
 
     @property
@@ -180,16 +180,9 @@ class RunningNanny:
             return answer_on(socket, session, request)
 
     def events(self) -> Events:
-        """Listen to its events, of which none is missed from now on; its kernel must be ready."""
+        """Listen to its events, of which none is missed from now on."""
         events = Events(self)
-
-        def heard() -> bool:
-            # There is no other sign that a subscription has arrived.
-            self.send("execute_request", {"code": "outside probe", "silent": True})
-            events.take()
-            return bool(events.heard)
-
-        eventually_sync(heard, PATIENCE, 0.02)
+        events.told("subscribed")
         events.heard.clear()
         return events
 

@@ -41,6 +41,8 @@ class KernelEvent:
         error: why (``died``, ``failed``): ``KernelDied``, or what the launch raised.
         stream: ``stdout`` or ``stderr`` (``output``).
         text: what was written there (``output``), or why (``stopping``).
+        kernel: the number of the kernel, which nannies count; 0 where nobody does.
+        position: how many bytes that kernel's process has written so far (``output``).
     """
 
     name: str
@@ -51,6 +53,8 @@ class KernelEvent:
     error: BaseException | None = None
     stream: str = ""
     text: str = ""
+    kernel: int = 0
+    position: int = 0
 
     def __str__(self) -> str:
         summary = getattr(self.error, "summary", self.error)

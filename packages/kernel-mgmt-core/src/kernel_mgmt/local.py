@@ -128,7 +128,7 @@ class _Plan:
     sign_as: ConnectionInfo | None
     socket_dir: Path | None
     die_with_parent: bool
-    on_spawn: Callable[[int], object] | None
+    on_spawn: Callable[[KernelProcess], object] | None
     #: Write the registration socket's port as a string.
     port_as_text: bool = False
 
@@ -145,7 +145,7 @@ async def launch_local(
     sign_as: ConnectionInfo | None = None,
     socket_dir: Path | None = None,
     die_with_parent: bool = False,
-    on_spawn: Callable[[int], object] | None = None,
+    on_spawn: Callable[[KernelProcess], object] | None = None,
 ) -> Launched:
     """Launch a kernel as a process of this machine; returns when its sockets accept connections.
 
@@ -168,7 +168,7 @@ async def launch_local(
         socket_dir: the directory for Unix sockets, not yet there; a fresh one by default.
         die_with_parent: whether the system shall kill the kernel when this process ends, where it
             can; most end by themselves.
-        on_spawn: called with the id of the kernel's process as soon as there is one.
+        on_spawn: called with the kernel's process as soon as there is one.
 
     Raises:
         LaunchError: the encryption cannot be had (phase ``resolve``); the kernel could not be
@@ -262,7 +262,7 @@ async def _launch_with(
             request.kernel_id, process, connection_file=connection_file, connection_info=info
         )
         if plan.on_spawn is not None:
-            plan.on_spawn(process.pid)
+            plan.on_spawn(process)
         if registrar is not None:
             info = manager._connection_info = await _registered(registrar, process)
             with file_errors_as_launch_errors():

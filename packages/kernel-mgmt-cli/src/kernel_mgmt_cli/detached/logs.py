@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 from kernel_mgmt import KernelEvent
 from kernel_mgmt.errors import KernelDied
@@ -14,7 +13,7 @@ from ..output import write_text
 from .finding import find_here, manager_of
 from .words import label
 
-__all__ = ["count_known", "last_lines", "show_logs"]
+__all__ = ["last_lines", "show_logs"]
 
 #: More lines than any nanny keeps.
 _ALL = 2**31 - 1
@@ -63,8 +62,8 @@ async def _show(kernel_id: str, lines: int, follow: bool) -> None:
 class _Follower:
     """Shows a log and what is added to it, each piece once.
 
-    What a kernel wrote before it was listened to is in its log alone, and what it writes while the
-    log is asked for is told as well.
+    What a kernel wrote before it was listened to is in its log, and what it writes while the log is
+    asked for is told as well; where both have it, the position tells.
 
     Args:
         manager: tells both.
@@ -72,8 +71,8 @@ class _Follower:
 
     def __init__(self, manager: RemoteKernelManager) -> None:
         self._manager = manager
-        #: What was told, and not shown yet; None at the end.
-        self._heard: asyncio.Queue[KernelEvent | None] = asyncio.Queue()
+        #: The kernel, and how many bytes of what it wrote, that have been shown.
+        self._shown = (0, 0)
         self._stopping = False
 
     async def follow(self, lines: int) -> None:
@@ -82,50 +81,23 @@ class _Follower:
         Raises:
             CommandError: it has ended, and nobody has asked it to.
         """
-        listening = asyncio.create_task(self._listen())
-        try:
-            await self._show_log(lines)
-            while (event := await self._heard.get()) is not None:
-                await self._show(event)
-            await listening
-        finally:
-            listening.cancel()
+        events = self._manager.events()
+        await events.listening()
+        log = await self._manager.log(_ALL)
+        write_text("stdout", last_lines(log.text, lines))
+        self._shown = (log.kernel, log.position)
+        async for event in events:
+            self._show(event)
         if not self._stopping:
             raise CommandError(
                 "the kernel's nanny has ended without a word, and the kernel with it.", KERNEL_DIED
             )
 
-    async def _listen(self) -> None:
-        try:
-            async for event in self._manager.events():
-                self._heard.put_nowait(event)
-        finally:
-            self._heard.put_nowait(None)
-
-    async def _show_log(self, lines: int = _ALL) -> None:
-        """Show the log of the present kernel, and what was told meanwhile and is not in it."""
-        log = await self._manager.log_tail(_ALL)
-        # What was told before the log was given has come by the time of one more answer.
-        await self._manager.is_alive()
-        told: list[KernelEvent | None] = []
-        while not self._heard.empty():
-            told.append(self._heard.get_nowait())
-        write_text("stdout", last_lines(log, lines))
-        known = count_known(log, [e.text for e in told if e is not None and e.name == "output"])
-        for event in told:
-            if event is None:
-                self._heard.put_nowait(None)
-            elif event.name == "output" and known:
-                known -= 1
-            else:
-                await self._show(event)
-
-    async def _show(self, event: KernelEvent) -> None:
+    def _show(self, event: KernelEvent) -> None:
         self._stopping = self._stopping or event.name == "stopping"
         if event.name == "output":
-            write_text("stdout", event.text)
-        elif event.name == "started" and not self._stopping:
-            await self._show_log()
+            if (event.kernel, event.position) > self._shown:
+                write_text("stdout", event.text)
         elif words := self._words(event):
             say(*words)
 
@@ -147,13 +119,3 @@ class _Follower:
 def last_lines(log: str, lines: int) -> str:
     """Give the last lines of a log."""
     return "".join(log.splitlines(keepends=True)[-lines:]) if lines else ""
-
-
-def count_known(log: str, pieces: Sequence[str]) -> int:
-    """Tell how many of the first pieces of output a log has at its end."""
-    whole = "".join(pieces)
-    for count in range(len(pieces), 0, -1):
-        if log.endswith(whole):
-            return count
-        whole = whole[: len(whole) - len(pieces[count - 1])]
-    return 0

@@ -279,8 +279,8 @@ class Front:
             sockets["nanny_control"]: lambda: self._on_control(
                 [frame.bytes for frame in receive(sockets["nanny_control"])]
             ),
-            sockets["iopub"]: self._take_subscription,
-            sockets["nanny_events"]: self._discarder(sockets["nanny_events"]),
+            sockets["iopub"]: self._take_subscriber,
+            sockets["nanny_events"]: self._take_listener,
         }
         if back is not None:
             for channel in ("shell", "control"):
@@ -445,17 +445,26 @@ class Front:
         message = Message(header, parent, {}, content, (), route)
         self._send(self._sockets[channel], self._session.serialize(message))
 
-    def _take_subscription(self) -> None:
-        """Welcome a subscriber (JEP 65), or take notice of one that leaves."""
-        event = self._sockets["iopub"].recv(zmq.NOBLOCK)
-        if event[:1] == b"\x01":
-            self.clients += 1
-            topic = event[1:]
-            content = {"subscription": topic.decode("utf-8", "replace")}
-            message = self._session.message("iopub_welcome", content, idents=(topic,))
-            self._send(self._sockets["iopub"], self._session.serialize(message))
-        elif event[:1] == b"\x00":
-            self.clients = max(0, self.clients - 1)
+    def _take_subscriber(self) -> None:
+        """Welcome a subscriber of iopub (JEP 65), or take notice of one that leaves."""
+        self.clients = max(0, self.clients + self._welcome("iopub", "iopub_welcome"))
+
+    def _take_listener(self) -> None:
+        """Tell a subscriber of events that it misses none from now on."""
+        self._welcome("nanny_events", "subscribed")
+
+    def _welcome(self, channel: str, msg_type: str) -> int:
+        """Answer a subscription under its own topic; gives 1 for one, -1 for the end of one."""
+        event = self._sockets[channel].recv(zmq.NOBLOCK)
+        if event[:1] == b"\x00":
+            return -1
+        if event[:1] != b"\x01":
+            return 0
+        topic = event[1:]
+        content = {"subscription": topic.decode("utf-8", "replace")}
+        message = self._session.message(msg_type, content, idents=(topic,))
+        self._send(self._sockets[channel], self._session.serialize(message))
+        return 1
 
     # -- from the kernel -------------------------------------------------------------------
 

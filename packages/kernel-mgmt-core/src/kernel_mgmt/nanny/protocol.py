@@ -46,7 +46,7 @@ REQUESTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 #: The events.
-EVENTS = ("started", "ready", "died", "restarting", "failed", "output", "stopping")
+EVENTS = ("subscribed", "started", "ready", "died", "restarting", "failed", "output", "stopping")
 
 
 def _is_count(value: object) -> bool:

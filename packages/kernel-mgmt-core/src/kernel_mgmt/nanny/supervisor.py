@@ -16,6 +16,7 @@ from ..errors import LaunchError, NannyError, one_line
 from ..launch import LaunchRequest
 from ..local import LocalKernelManager, launch_local
 from ..manager import ExitStatus
+from ..process import KernelProcess
 from ..restart_policy import RestartHistory
 from .front import Front
 from .protocol import PROTOCOL_VERSION, REQUESTS, BadRequest
@@ -114,6 +115,8 @@ class Supervisor:
         #: The manager of the last kernel whose process was started, and that one's number.
         self._manager: LocalKernelManager | None = None
         self._managed = 0
+        #: What the newest kernel's process has written.
+        self._log: _Log | None = None
         self._ends: dict[int, _End] = {}
         policy = request.options.restart_policy
         self._history = None if policy is None else RestartHistory(policy)
@@ -186,9 +189,10 @@ class Supervisor:
         self._shutdown_asked = None
         pids: list[int] = []
 
-        def note_process(pid: int) -> None:
-            pids.append(pid)
-            self._watchdog.watch_group(pid)
+        def note_process(process: KernelProcess) -> None:
+            pids.append(process.pid)
+            self._watchdog.watch_group(process.pid)
+            self._log = _Log(number, process, self._tell)
 
         try:
             info, manager = await launch_local(
@@ -215,7 +219,6 @@ class Supervisor:
             self._watchdog.leave_group(pid)
         self._manager, self._managed = manager, number
         self._kernel_started = time.time()
-        manager.forward_output(_OutputEvents(number, self._tell))
         self._tell("started", {"kernel": number, "pid": manager.pid})
         self._front.call(self._front.meet, info, number)
 
@@ -547,8 +550,11 @@ class Supervisor:
         return await self.wait_ready(self._ask_for_another(timeout))
 
     async def log_tail(self, lines: int) -> dict[str, Any]:
-        """Give the last lines of what the kernel's process wrote."""
-        return {"text": "" if self._manager is None else await self._manager.log_tail(lines)}
+        """Give the last lines of what the newest kernel's process wrote."""
+        log = self._log
+        if log is None:
+            return {"text": "", "kernel": self._number, "position": 0}
+        return {"text": log.tail(lines), "kernel": log.number, "position": log.position}
 
     async def lease(self, seconds: float | None) -> dict[str, Any]:
         """Let the kernel live for so long from now on, or without limit."""
@@ -625,19 +631,35 @@ class Supervisor:
         self._idle_timer = loop.call_later(left, self._watch_idleness)
 
 
-class _OutputEvents:
-    """Tells of what one kernel's process writes."""
+class _Log:
+    """What one kernel's process writes: told as it comes, and the last of it kept.
 
-    def __init__(self, number: int, tell: Tell) -> None:
-        self._number = number
+    Args:
+        number: the kernel's number.
+        process: its process, which has written nothing yet.
+        tell: tells managers of it.
+    """
+
+    def __init__(self, number: int, process: KernelProcess, tell: Tell) -> None:
+        self.number = number
+        #: How many bytes it has written in all.
+        self.position = 0
+        self._process = process
         self._tell = tell
         decoder = codecs.getincrementaldecoder("utf-8")
         self._decoders = {name: decoder("replace") for name in ("stdout", "stderr")}
+        process.forward_output(self._take)
 
-    def __call__(self, stream: str, data: bytes) -> None:
+    def tail(self, lines: int) -> str:
+        """Give the last lines."""
+        return self._process.log_tail(lines)
+
+    def _take(self, stream: str, data: bytes) -> None:
+        self.position += len(data)
         text = self._decoders[stream].decode(data)
         if text:
-            self._tell("output", {"kernel": self._number, "stream": stream, "text": text})
+            content = {"stream": stream, "text": text, "position": self.position}
+            self._tell("output", {"kernel": self.number, **content})
 
 
 def _now() -> float:

@@ -6,6 +6,7 @@ The wire format is described in ``docs/nanny.md``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import weakref
 from collections import deque
@@ -46,6 +47,20 @@ class NannyEvents:
     def __aiter__(self) -> Self:
         return self
 
+    async def listening(self, timeout: float = 1.0) -> bool:
+        """Wait until no event can be missed any more, which takes milliseconds.
+
+        Args:
+            timeout: seconds to wait at most; a nanny that tells of no subscription leaves it at that.
+
+        Returns:
+            Whether the nanny has told so.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await in_background(self._subscription.confirmed.wait())
+        return self._subscription.confirmed.is_set()
+
     async def __anext__(self) -> KernelEvent:
         # Taken here and not there: a caller that is cancelled meanwhile loses none.
         messages = self._subscription.messages
@@ -61,16 +76,24 @@ class NannyEvents:
 
     def _event(self, message: Message) -> KernelEvent:
         name, content = message.msg_type, message.content
-        details: dict[str, Any] = {}
+        details: dict[str, Any] = {"kernel": _count(content.get("kernel"))}
         if name in ("died", "failed"):
-            details = _ending(name, content)
+            details |= _ending(name, content)
         elif name == "ready":
-            details = {"connection_info": self._connection_info, "manager": self._manager}
+            details |= {"connection_info": self._connection_info, "manager": self._manager}
         elif name == "output":
-            details = {"stream": str(content.get("stream")), "text": str(content.get("text"))}
+            details |= {
+                "stream": str(content.get("stream")),
+                "text": str(content.get("text")),
+                "position": _count(content.get("position")),
+            }
         elif name == "stopping":
-            details = {"text": str(content.get("reason"))}
+            details |= {"text": str(content.get("reason"))}
         return KernelEvent(name, **details)
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int else 0
 
 
 def _ending(name: str, content: JSONObject) -> dict[str, Any]:
@@ -98,6 +121,8 @@ class _Subscription:
         self._channel: Channel | None = None
         #: Events that were not taken yet; any thread may take one.
         self.messages: deque[Message] = deque()
+        #: Set when the nanny knows of this subscription, or there is nothing to wait for.
+        self.confirmed = asyncio.Event()
         #: Whether no more will come.
         self.ended = False
         self._changed = asyncio.Event()
@@ -116,6 +141,7 @@ class _Subscription:
         """Listen no more."""
         self.ended = True
         self._changed.set()
+        self.confirmed.set()
         if self._channel is not None:
             self._channel.close()
 
@@ -132,7 +158,9 @@ class _Subscription:
         except ProtocolError as error:
             logger.warning("Dropped an event of a nanny: %s", error)
             return
-        if message.msg_type in EVENTS:  # a newer nanny may tell more
+        if message.msg_type == "subscribed":
+            self.confirmed.set()
+        elif message.msg_type in EVENTS:  # a newer nanny may tell more
             self.messages.append(message)
             self._changed.set()
 

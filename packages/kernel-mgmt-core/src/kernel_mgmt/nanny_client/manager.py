@@ -7,20 +7,19 @@ import contextlib
 import math
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 from ..background import call_in_background, in_background
 from ..connection import ConnectionInfo
 from ..errors import NannyError
-from ..kernel_events import KernelEvent
 from ..manager import ExitStatus, KernelManager
 from ..nanny.protocol import PROTOCOL_VERSION, is_compatible
 from ..protocol import JSONObject
 from .control import ConnectionCut, NannyControl, NannyGone, NannyRefusal
 from .events import NannyEvents
 
-__all__ = ["RemoteKernelManager", "manager_for"]
+__all__ = ["KernelLog", "RemoteKernelManager", "manager_for"]
 
 T = TypeVar("T")
 
@@ -45,6 +44,20 @@ class _End:
     exit_status: ExitStatus
     log_tail: str = ""
     restarting: bool = False
+
+
+class KernelLog(NamedTuple):
+    """The last of what a kernel's process has written.
+
+    Attributes:
+        text: the last lines.
+        kernel: the kernel's number.
+        position: how many bytes it has written in all, up to the end of the text.
+    """
+
+    text: str
+    kernel: int
+    position: int
 
 
 class RemoteKernelManager(KernelManager):
@@ -180,6 +193,21 @@ class RemoteKernelManager(KernelManager):
         kept = end.log_tail.splitlines(keepends=True) if end is not None else []
         return "".join(kept[max(0, len(kept) - lines) :])
 
+    async def log(self, lines: int = 50) -> KernelLog:
+        """Give the last output of the newest kernel, and where it is in all that this one wrote.
+
+        With that, and the ``position`` of ``output`` events, nothing is missed or shown twice.
+
+        Args:
+            lines: how many at most.
+
+        Raises:
+            NannyError: the nanny is gone, too.
+        """
+        reply = await self._ask("log_tail", lines=lines)
+        kernel, position = (_count(reply.get(name)) for name in ("kernel", "position"))
+        return KernelLog(_text(reply.get("text")), kernel, position)
+
     def record(self) -> dict[str, Any]:
         """Give what ``attach`` needs beside the connection info: that there is a nanny."""
         return {"nanny": {"pid": self._nanny_pid}}
@@ -282,7 +310,7 @@ class RemoteKernelManager(KernelManager):
         except NannyGone:
             pass
 
-    def events(self) -> AsyncIterator[KernelEvent]:
+    def events(self) -> NannyEvents:
         """Iterate over what the nanny tells, from now on and until it is gone.
 
         An iterator that is dropped in the middle stops listening.
@@ -450,6 +478,10 @@ def _major(version: object) -> int | None:
         return int(str(version).partition(".")[0])
     except ValueError:
         return None
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int else 0
 
 
 def _text(value: object) -> str:
