@@ -348,16 +348,21 @@ def from_nanny(reply: Message, request: Message, ename: str) -> None:
     assert content["evalue"].endswith(".")
 
 
+def have_arrived(nanny: RunningNanny) -> None:
+    """Let a nanny take what was sent to it before; nothing tells of that."""
+    for _ in range(20):
+        nanny.ask("is_alive")
+
+
 def test_pending_requests_end(nanny: RunningNanny) -> None:
     """What a kernel owes its clients when it dies gets an error reply and an idle, each in its turn."""
     listener = Listener(nanny)
     clients = [Raw(nanny), Raw(nanny), Raw(nanny, "control")]
-    requests = [
-        clients[0].ask("execute_request", {"code": "hang"}),
-        clients[1].ask("complete_request", {"code": "pr", "cursor_pos": 2}),
-        clients[2].ask("comm_info_request"),
-    ]
+    requests = [clients[0].ask("execute_request", {"code": "hang"})]
     listener.until("status", requests[0], "busy")
+    requests.append(clients[1].ask("complete_request", {"code": "pr", "cursor_pos": 2}))
+    requests.append(clients[2].ask("comm_info_request"))
+    have_arrived(nanny)
     os.kill(nanny.kernel_pid, signal.SIGKILL)
     for client, request in zip(clients, requests, strict=True):
         reply = client.reply()
@@ -462,8 +467,7 @@ def test_header_that_nothing_can_hold(nanny: RunningNanny) -> None:
     frames[1] = bad.session.sign(frames[2:6])  # type: ignore[arg-type]
     bad.socket.send_multipart(frames)
     last = bad.ask("comm_info_request")
-    for _ in range(20):  # so that they have arrived
-        nanny.ask("is_alive")
+    have_arrived(nanny)
     nanny.ask("kill")
     from_nanny(good.reply(), blocking, "KernelDied")
     reply = bad.reply()

@@ -150,24 +150,22 @@ def test_lease() -> None:
         nanny.ended()
 
 
-def test_lease_of_the_request() -> None:
-    """The lease of the request runs from the start, and a lease that is renewed is not over."""
-    with running_nanny(options=NannyOptions(lease=0.7)) as nanny:
-        until = time.monotonic() + 1.2
-        while time.monotonic() < until:
-            assert nanny.ask("lease", seconds=0.7)["status"] == "ok"
-        assert nanny.state in ("starting", "idle")
-        nanny.ended()
+def test_lease_renewed(nanny: RunningNanny) -> None:
+    """A lease that was renewed is over when the new one is."""
+    nanny.ask("lease", seconds=1.5)
+    nanny.ask("lease", seconds=1000)
+    began = time.monotonic()
+    while time.monotonic() < began + 1.6:
+        assert nanny.ask("nanny_info")["lease"] > 900
 
 
-def test_lease_given_up(nanny: RunningNanny) -> None:
-    """A lease can be taken back."""
-    nanny.ask("lease", seconds=0.5)
-    assert nanny.ask("lease", seconds=None) == {**OK, "seconds": None}
-    assert nanny.ask("nanny_info")["lease"] is None
-    eventually_sync(lambda: nanny.ask("nanny_info")["lease"] is None)
-    with pytest.raises(AssertionError, match="was still false after"):
-        eventually_sync(nanny.is_all_gone, 0.7)
+def test_lease_given_up() -> None:
+    """The lease of the request can be taken back."""
+    with running_nanny(options=NannyOptions(lease=1.5)) as nanny:
+        assert nanny.ask("lease", seconds=None) == {**OK, "seconds": None}
+        began = time.monotonic()
+        while time.monotonic() < began + 1.6:
+            assert nanny.ask("nanny_info")["lease"] is None
 
 
 def test_lease_outlives_restart(nanny: RunningNanny) -> None:
@@ -193,10 +191,11 @@ def test_bad_lease(nanny: RunningNanny, seconds: object) -> None:
 
 def test_idle() -> None:
     """A kernel that nobody uses is shut down after its time; what managers ask is no use of it."""
-    with running_nanny(options=NannyOptions(idle_timeout=0.5)) as nanny:
+    with running_nanny(options=NannyOptions(idle_timeout=0.8)) as nanny:
         question = nanny.begin("wait")
-        assert nanny.ask("nanny_info")["idle_timeout"] == 0.5
-        while not question.is_answered():
+        assert nanny.ask("nanny_info")["idle_timeout"] == 0.8
+        began = time.monotonic()
+        while time.monotonic() < began + 0.2:
             nanny.ask("is_alive")
         assert question.reply()["exit_status"]["code"] == 0
         nanny.ended()
@@ -204,17 +203,17 @@ def test_idle() -> None:
 
 async def test_running_code_is_not_idle() -> None:
     """A kernel that runs code is used, and so it is for its time after that."""
-    with running_nanny(options=NannyOptions(idle_timeout=0.4)) as nanny:
+    with running_nanny(options=NannyOptions(idle_timeout=1.0)) as nanny:
         async with KernelClient(nanny.connection_info) as client:
             await client.wait_for_ready(PATIENCE)
             began = time.monotonic()
-            reply = await client.execute("sleep 1.5")
+            reply = await client.execute("sleep 2")
             assert reply.content["status"] == "ok"
             ended = time.monotonic()
-            assert ended - began >= 1.5
+            assert ended - began >= 2
             assert nanny.ask("is_alive")["alive"] is True
         await eventually(nanny.is_all_gone, PATIENCE)
-        assert time.monotonic() - ended > 0.3
+        assert time.monotonic() - ended > 0.8
 
 
 async def test_cells_without_end() -> None:
