@@ -181,6 +181,7 @@ async def run_when_back(client: KernelClient, stage: Stage) -> list[str]:
     await eventually(
         lambda: ("wait", {"kernel": stage.nanny.kernel}) in stage.nanny.asked, PATIENCE
     )
+    await client.wait_for_ready(PATIENCE)  # that was asked before its output could be heard
     return await run(client)
 
 
