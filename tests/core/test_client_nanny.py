@@ -25,7 +25,7 @@ from kernel_mgmt import (
     Session,
 )
 from kernel_mgmt.background import call_blocking
-from messages import outputs, texts
+from messages import failure, outputs, run_long, texts
 from waiting import eventually, eventually_sync
 
 PATIENCE = 20.0
@@ -97,23 +97,6 @@ async def run(client: KernelClient, code: str = "print x") -> list[str]:
         request = client.execute(code)
         await request.wait_until_finished()
         return texts(await outputs(request))
-
-
-async def failure(request: object) -> BaseException:
-    """Wait for what ends a request that has no reply."""
-    with pytest.raises((KernelDied, KernelRestarted, ClientClosed)) as raised:
-        async with asyncio.timeout(PATIENCE):
-            await request  # type: ignore[misc]
-    return raised.value
-
-
-async def run_long(client: KernelClient) -> object:
-    """Run code that does not end; returns when it has begun."""
-    request = client.execute("print started\nsleep 60")
-    async for message in request:
-        if texts([message]):
-            break
-    return request
 
 
 # -- death and return ----------------------------------------------------------------------

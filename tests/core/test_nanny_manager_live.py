@@ -6,7 +6,6 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 import pytest
 from kernel_mgmt import (
@@ -18,27 +17,33 @@ from kernel_mgmt import (
     KernelEvent,
     KernelRestarted,
     NannyError,
-    Request,
+    NannyOptions,
+    RestartPolicy,
     manager_for,
 )
-from messages import outputs, texts
-from real_nanny import RealNanny, real_nanny
+from messages import failure, outputs, run_long, texts
+from nannies import RunningNanny, is_gone, running_nanny
 from waiting import eventually, eventually_sync
 
 PATIENCE = 20.0
 
+#: Starts a kernel again at once, and gives up after three.
+QUICK = NannyOptions(restart_policy=RestartPolicy(limit=3, backoff=0.01))
+
 
 @pytest.fixture
-def nanny() -> Iterator[RealNanny]:
+def nanny() -> Iterator[RunningNanny]:
     """A nanny whose echo kernel is started again when it dies."""
-    with real_nanny() as nanny:
+    with running_nanny(options=QUICK) as nanny:
         yield nanny
 
 
 @pytest.fixture
-async def client(nanny: RealNanny) -> AsyncIterator[KernelClient]:
+async def client(nanny: RunningNanny) -> AsyncIterator[KernelClient]:
     """A client with a manager, ready."""
-    async with KernelClient(nanny.info, manager=manager_for(nanny.info)) as client:
+    async with KernelClient(
+        nanny.connection_info, manager=manager_for(nanny.connection_info)
+    ) as client:
         await client.wait_for_ready(PATIENCE)
         yield client
 
@@ -51,27 +56,12 @@ async def run(client: KernelClient) -> list[str]:
         return texts(await outputs(request))
 
 
-async def run_long(client: KernelClient) -> Request:
-    """Run code that does not end; returns when it has begun."""
-    request = client.execute("print started\nsleep 60")
-    async for message in request:
-        if texts([message]):
-            break
-    return request
-
-
-async def failure(request: Any) -> BaseException:
-    """Wait for what ends a request that has no reply."""
-    with pytest.raises((KernelDied, KernelRestarted)) as raised:
-        async with asyncio.timeout(PATIENCE):
-            await request
-    return raised.value
-
-
-async def test_restart_behind_clients(nanny: RealNanny, client: KernelClient) -> None:
+async def test_restart_behind_clients(nanny: RunningNanny, client: KernelClient) -> None:
     """Requests of all clients end with KernelRestarted, and the same clients use the new kernel."""
     assert client.manager is not None
-    blocking = await asyncio.to_thread(BlockingKernelClient, nanny.info, manager=client.manager)
+    blocking = await asyncio.to_thread(
+        BlockingKernelClient, nanny.connection_info, manager=client.manager
+    )
     try:
         waiting = await run_long(client)
         queued = blocking.execute("print never")
@@ -87,15 +77,15 @@ async def test_restart_behind_clients(nanny: RealNanny, client: KernelClient) ->
         await asyncio.to_thread(blocking.close)
 
 
-async def test_restart_by_somebody_else(nanny: RealNanny, client: KernelClient) -> None:
+async def test_restart_by_somebody_else(nanny: RunningNanny, client: KernelClient) -> None:
     """A client follows also when another manager, or another client's request, restarts the kernel."""
     waiting = await run_long(client)
     async with asyncio.timeout(PATIENCE):
-        await manager_for(nanny.info).restart(timeout=1)
+        await manager_for(nanny.connection_info).restart(timeout=1)
     assert isinstance(await failure(waiting), KernelRestarted)
     await client.wait_for_ready(PATIENCE)
     assert await run(client) == ["x"]
-    async with KernelClient(nanny.info) as other:
+    async with KernelClient(nanny.connection_info) as other:
         await other.wait_for_ready(PATIENCE)
         _ = other.shutdown(restart=True)
         await eventually(lambda: repr(client).startswith("<KernelClient dead"), PATIENCE)
@@ -104,7 +94,7 @@ async def test_restart_by_somebody_else(nanny: RealNanny, client: KernelClient) 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-async def test_death_by_signal(nanny: RealNanny, client: KernelClient, number: int) -> None:
+async def test_death_by_signal(nanny: RunningNanny, client: KernelClient, number: int) -> None:
     """A kernel that a signal ends is started again, and the request knows how it ended."""
     assert client.manager is not None
     waiting = await run_long(client)
@@ -119,9 +109,9 @@ async def test_death_by_signal(nanny: RealNanny, client: KernelClient, number: i
 
 async def test_death_of_the_nanny() -> None:
     """When the nanny is killed the client's requests end, and its manager knows of no kernel."""
-    with real_nanny() as nanny:
-        manager = manager_for(nanny.info)
-        async with KernelClient(nanny.info, manager=manager) as client:
+    with running_nanny(options=QUICK) as nanny:
+        manager = manager_for(nanny.connection_info)
+        async with KernelClient(nanny.connection_info, manager=manager) as client:
             await client.wait_for_ready(PATIENCE)
             waiting = await run_long(client)
             nanny.kill()
@@ -136,9 +126,9 @@ async def test_death_of_the_nanny() -> None:
 
 async def test_given_up_and_started_by_hand() -> None:
     """A kernel that is not to be started again stays dead until restart; then a client can use it."""
-    with real_nanny(policy=None) as nanny:
-        manager = manager_for(nanny.info)
-        async with KernelClient(nanny.info, manager=manager) as client:
+    with running_nanny(options=NannyOptions(restart_policy=None)) as nanny:
+        manager = manager_for(nanny.connection_info)
+        async with KernelClient(nanny.connection_info, manager=manager) as client:
             await client.wait_for_ready(PATIENCE)
             await manager.signal(signal.SIGKILL)
             assert await manager.wait() == ExitStatus(signal=9)
@@ -147,15 +137,15 @@ async def test_given_up_and_started_by_hand() -> None:
             async with asyncio.timeout(PATIENCE):
                 await manager.restart()
             assert await manager.is_alive()
-            await client.reconnect(nanny.info, manager)
+            await client.reconnect(nanny.connection_info, manager)
             await client.wait_for_ready(PATIENCE)
             assert await run(client) == ["x"]
 
 
 async def test_a_restart_that_comes_to_nothing() -> None:
     """When no kernel comes up any more restart says so, and the manager has a dead kernel's status."""
-    with real_nanny(policy=None) as nanny:
-        manager = manager_for(nanny.info)
+    with running_nanny(options=NannyOptions(restart_policy=None)) as nanny:
+        manager = manager_for(nanny.connection_info)
         await manager.kill()
         await manager.stop(0)
         with pytest.raises(NannyError, match="has ended"):
@@ -163,26 +153,26 @@ async def test_a_restart_that_comes_to_nothing() -> None:
         assert await manager.wait() == ExitStatus(signal=9)
 
 
-async def test_ending_it(nanny: RealNanny, client: KernelClient) -> None:
+async def test_ending_it(nanny: RunningNanny, client: KernelClient) -> None:
     """To shut the kernel down is the end of the nanny, too, with the kernel's own exit status."""
     await client.shutdown_or_terminate(PATIENCE)
     assert client.manager is not None
     assert await client.manager.wait() == ExitStatus(code=0)
-    await eventually(nanny.ended, PATIENCE)
+    await eventually(lambda: is_gone(nanny.pid), PATIENCE)
 
 
-async def test_a_block(nanny: RealNanny) -> None:
+async def test_a_block(nanny: RunningNanny) -> None:
     """A manager as a context manager ends kernel and nanny."""
-    async with manager_for(nanny.info) as manager:
+    async with manager_for(nanny.connection_info) as manager:
         assert await manager.is_alive()
     assert await manager.wait() == ExitStatus(signal=9)
-    await eventually(nanny.ended, PATIENCE)
+    await eventually(lambda: is_gone(nanny.pid), PATIENCE)
 
 
-async def test_without_a_manager(nanny: RealNanny) -> None:
+async def test_without_a_manager(nanny: RunningNanny) -> None:
     """A client without a manager has its request ended by the nanny, and works on by itself."""
-    manager = manager_for(nanny.info)
-    async with KernelClient(nanny.info) as client:
+    manager = manager_for(nanny.connection_info)
+    async with KernelClient(nanny.connection_info) as client:
         await client.wait_for_ready(PATIENCE)
         waiting = await run_long(client)
         await manager.signal(signal.SIGKILL)
@@ -196,9 +186,9 @@ async def test_without_a_manager(nanny: RealNanny) -> None:
         assert await run(client) == ["x"]
 
 
-async def test_what_a_nanny_tells(nanny: RealNanny, client: KernelClient) -> None:
+async def test_what_a_nanny_tells(nanny: RunningNanny, client: KernelClient) -> None:
     """Events tell of output, of a death and the next kernel, and of the nanny's end."""
-    manager = manager_for(nanny.info)
+    manager = manager_for(nanny.connection_info)
     events = manager.events()
     told: list[KernelEvent] = []
 
@@ -226,9 +216,9 @@ async def test_what_a_nanny_tells(nanny: RealNanny, client: KernelClient) -> Non
     assert told[3].manager is manager
 
 
-async def test_a_log_and_what_is_added_to_it(nanny: RealNanny, client: KernelClient) -> None:
+async def test_a_log_and_what_is_added_to_it(nanny: RunningNanny, client: KernelClient) -> None:
     """With the log and the events nothing that the process wrote is missed or counted twice."""
-    manager = manager_for(nanny.info)
+    manager = manager_for(nanny.connection_info)
     writing = asyncio.create_task(
         client.execute("\n".join(f"outside {n}" for n in range(300))).wait_until_finished()
     )
@@ -247,9 +237,9 @@ async def test_a_log_and_what_is_added_to_it(nanny: RealNanny, client: KernelCli
         await writing
 
 
-async def test_a_lease(nanny: RealNanny) -> None:
+async def test_a_lease(nanny: RunningNanny) -> None:
     """A lease that is not renewed ends kernel and nanny; one that is taken away does not."""
-    manager = manager_for(nanny.info)
+    manager = manager_for(nanny.connection_info)
     await manager.renew_lease(60)
     assert 50 < (await manager.info())["lease"] <= 60
     await manager.renew_lease(None)
@@ -257,13 +247,15 @@ async def test_a_lease(nanny: RealNanny) -> None:
     await manager.renew_lease(0.05)
     async with asyncio.timeout(PATIENCE):
         await manager.wait()
-    await eventually(nanny.ended, PATIENCE)
+    await eventually(lambda: is_gone(nanny.pid), PATIENCE)
     assert not await manager.is_alive()
 
 
-def test_without_an_event_loop(nanny: RealNanny) -> None:
+def test_without_an_event_loop(nanny: RunningNanny) -> None:
     """The blocking manager of a remote one has its methods, and a blocking client gives it."""
-    with BlockingKernelClient(nanny.info, manager=manager_for(nanny.info)) as client:
+    with BlockingKernelClient(
+        nanny.connection_info, manager=manager_for(nanny.connection_info)
+    ) as client:
         client.wait_for_ready(PATIENCE)
         manager = client.manager
         assert isinstance(manager, BlockingRemoteKernelManager)
@@ -279,4 +271,4 @@ def test_without_an_event_loop(nanny: RealNanny) -> None:
         assert manager.info()["kernel"] == 3
         manager.stop(timeout=PATIENCE)
         assert [event.name for event in events][-2:] == ["stopping", "died"]
-    eventually_sync(nanny.ended, PATIENCE)
+    eventually_sync(lambda: is_gone(nanny.pid), PATIENCE)

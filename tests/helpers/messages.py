@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Collection
 
+import pytest
 from kernel_mgmt import (
+    ClientClosed,
     KernelClient,
+    KernelDied,
+    KernelRestarted,
     Message,
     Request,
 )
 
-__all__ = ["outputs", "second_client", "states", "texts"]
+__all__ = ["failure", "outputs", "run_long", "second_client", "states", "texts"]
 
 
 def texts(messages: list[Message]) -> list[str]:
@@ -39,3 +44,20 @@ async def second_client(client: KernelClient) -> AsyncIterator[KernelClient]:
     async with KernelClient(client.connection_info, manager=client.manager) as other:
         await other.wait_for_ready(10)
         yield other
+
+
+async def run_long(client: KernelClient) -> Request:
+    """Have an echo kernel run what does not end; returns when it has begun."""
+    request = client.execute("print started\nsleep 60")
+    async for message in request:
+        if texts([message]):
+            break
+    return request
+
+
+async def failure(request: Awaitable[object], timeout: float = 20) -> BaseException:
+    """Wait for what ends a request in place of a reply."""
+    with pytest.raises((KernelDied, KernelRestarted, ClientClosed)) as raised:
+        async with asyncio.timeout(timeout):
+            await request
+    return raised.value
