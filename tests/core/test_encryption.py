@@ -28,7 +28,8 @@ from kernel_mgmt import (
     run_kernel_blocking,
 )
 from kernel_mgmt import encryption as encryption_module
-from kernel_mgmt.encryption import check_encrypted, mechanism_of, new_curve_keys, wants_encryption
+from kernel_mgmt.curve import new_curve_keys
+from kernel_mgmt.encryption import check_encrypted, mechanism_of, wants_encryption
 from strategies import quickly
 from waiting import eventually
 from zmq.utils.monitor import recv_monitor_message

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import zmq
 from kernel_mgmt import ConnectionInfo, KernelClient, Message, RestartPolicy
-from kernel_mgmt.encryption import new_curve_keys
+from kernel_mgmt.curve import new_curve_keys
 from kernel_mgmt.launch import NannyOptions
 from messages import outputs, second_client, texts
 from nannies import PATIENCE, RunningNanny, echo, running_nanny

@@ -18,6 +18,7 @@ import psutil
 import zmq
 from kernel_mgmt import ConnectionInfo, KernelType, Message, Session
 from kernel_mgmt.channels import shared_context
+from kernel_mgmt.curve import encrypt_client
 from kernel_mgmt.nanny.request import NannyRequest
 from waiting import eventually_sync
 
@@ -264,10 +265,7 @@ def answer_on(socket: zmq.Socket[bytes], session: Session, request: Message) -> 
 
 def connect(socket: zmq.Socket[bytes], info: ConnectionInfo, channel: str) -> None:
     """Connect to a socket of a nanny, encrypted where it is."""
-    if info.curve_publickey:
-        public, secret = zmq.curve_keypair()
-        socket.curve_publickey, socket.curve_secretkey = public, secret
-        socket.curve_serverkey = info.curve_publickey.encode()
+    encrypt_client(socket, info)
     socket.connect(info.endpoint(channel))
 
 

@@ -18,6 +18,7 @@ from tornado.ioloop import IOLoop
 from zmq.utils.monitor import parse_monitor_message
 
 from .connection import ConnectionInfo
+from .curve import encrypt_client
 from .protocol import DELIMITER, Buffer
 
 __all__ = ["Channel", "Heartbeat", "shared_context"]
@@ -75,13 +76,7 @@ def connect(info: ConnectionInfo, channel: str, identity: bytes = b"") -> zmq.So
         socket.set(zmq.LINGER, _LINGER if channel in ("shell", "control") else 0)
         if identity:
             socket.set(zmq.ROUTING_ID, identity)
-        if info.curve_publickey:
-            # Ephemeral keys: whoever knows the kernel's public key may connect, and the
-            # signature decides what it may do.
-            public, secret = zmq.curve_keypair()
-            socket.set(zmq.CURVE_PUBLICKEY, public)
-            socket.set(zmq.CURVE_SECRETKEY, secret)
-            socket.set(zmq.CURVE_SERVERKEY, info.curve_publickey.encode())
+        encrypt_client(socket, info)
         if channel in ("iopub", "nanny_events"):
             socket.subscribe(b"")
         elif channel == "stdin":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import reprlib
 import socket
 import sys
 import uuid
@@ -17,10 +16,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .errors import ConnectionFileError
+from .errors import ConnectionFileError, shown
 
 __all__ = [
     "CHANNELS",
+    "NANNY_CHANNELS",
     "SUN_PATH_MAX",
     "ConnectionInfo",
     "free_tcp_ports",
@@ -30,6 +30,9 @@ __all__ = [
 
 #: The five channels of a kernel, as their ports are named in a connection file.
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
+
+#: The two more of a nanny that stands in front of one.
+NANNY_CHANNELS = ("nanny_control", "nanny_events")
 
 #: The longest path of a Unix socket in bytes, without the final NUL (unix(7); macOS has 104).
 SUN_PATH_MAX = 107 if sys.platform == "linux" else 103
@@ -105,22 +108,22 @@ class ConnectionInfo:
     def __post_init__(self) -> None:
         if self.transport not in ("tcp", "ipc"):
             raise ConnectionFileError(
-                f"The transport {_shown(self.transport)} is not known; it must be 'tcp' or 'ipc'."
+                f"The transport {shown(self.transport)} is not known; it must be 'tcp' or 'ipc'."
             )
         if self.interrupt_mode not in ("signal", "message"):
             raise ConnectionFileError(
-                f"The interrupt_mode {_shown(self.interrupt_mode)} is not known; "
+                f"The interrupt_mode {shown(self.interrupt_mode)} is not known; "
                 "it must be 'signal' or 'message'."
             )
         for name, port in self._ports():
             if type(port) is not int or not 0 <= port <= 65535:
-                raise ConnectionFileError(f"{name} is {_shown(port)}; it must be a port number.")
+                raise ConnectionFileError(f"{name} is {shown(port)}; it must be a port number.")
         if self.transport == "ipc":
             self._check_path_length()
 
     def _ports(self) -> list[tuple[str, int]]:
         ports = [(f"{channel}_port", getattr(self, f"{channel}_port")) for channel in CHANNELS]
-        for name in ("nanny_control_port", "nanny_events_port"):
+        for name in (f"{channel}_port" for channel in NANNY_CHANNELS):
             port = getattr(self, name)
             if port is not None:
                 ports.append((name, port))
@@ -230,8 +233,8 @@ class ConnectionInfo:
             elif isinstance(value, bytes):
                 values[name] = value.decode("utf-8", "replace")
             elif value is not None:
-                shown = "…" if name in _SECRETS else _shown(value)
-                raise ConnectionFileError(f"{name} is {shown}; it must be a string.")
+                given = "…" if name in _SECRETS else shown(value)
+                raise ConnectionFileError(f"{name} is {given}; it must be a string.")
         return cls(**values, extra=extra)
 
     @classmethod
@@ -356,14 +359,6 @@ def write_private(
             path=str(path),
         ) from error
     return path
-
-
-def _shown(value: Any) -> str:
-    """Give a value for a message: only the beginning of a long or deeply nested one."""
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # an integer with thousands of digits
-        return type(value).__name__
 
 
 def _check_owner(descriptor: int, path: Path, any_owner: bool) -> None:

@@ -19,7 +19,7 @@ from .connection import ConnectionInfo
 from .errors import LaunchError
 from .launch import KernelType
 
-__all__ = ["check_encrypted", "mechanism_of", "new_curve_keys", "wants_encryption"]
+__all__ = ["check_encrypted", "mechanism_of", "wants_encryption"]
 
 logger = logging.getLogger("kernel_mgmt")
 
@@ -120,14 +120,6 @@ def _libzmq_has_curve() -> bool:
     import zmq
 
     return bool(zmq.has("curve"))
-
-
-def new_curve_keys() -> dict[str, str]:
-    """Make a fresh key pair for a kernel, as the fields of a :class:`ConnectionInfo`."""
-    import zmq
-
-    public, secret = zmq.curve_keypair()
-    return {"curve_publickey": public.decode("ascii"), "curve_secretkey": secret.decode("ascii")}
 
 
 def mechanism_of(greeting: bytes) -> str:

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable
 
-from .connection import CHANNELS, SUN_PATH_MAX, ConnectionInfo, write_private
-from .encryption import new_curve_keys
+from .connection import CHANNELS, NANNY_CHANNELS, SUN_PATH_MAX, ConnectionInfo, write_private
+from .curve import new_curve_keys
 from .errors import ConnectionFileError, LaunchError, one_line
 from .launch import LaunchRequest
 
@@ -184,7 +184,7 @@ def check_endpoints(info: ConnectionInfo | None) -> None:
             advice="Pass one with transport 'tcp', or none.",
             endpoints_refused=True,
         )
-    taken = [channel for channel in CHANNELS if accepts(info, channel)]
+    taken = [channel for channel in _channels(info) if accepts(info, channel)]
     if taken:
         raise LaunchError(
             f"Something accepts connections at the given endpoints of {', '.join(taken)} already.",
@@ -192,6 +192,11 @@ def check_endpoints(info: ConnectionInfo | None) -> None:
             advice="End the kernel that uses them first, or pass another connection_info.",
             endpoints_refused=True,
         )
+
+
+def _channels(info: ConnectionInfo) -> list[str]:
+    """Give the channels, and those of a nanny that have a port."""
+    return [*CHANNELS, *(name for name in NANNY_CHANNELS if getattr(info, f"{name}_port"))]
 
 
 def accepts(info: ConnectionInfo, channel: str, timeout: float = _LOCAL_PATIENCE) -> bool:
@@ -282,7 +287,7 @@ def remove_sockets(info: ConnectionInfo) -> None:
     """Remove the Unix sockets of a kernel that is gone, and their directory; safe to call twice."""
     if info.transport != "ipc":
         return
-    for channel in (*CHANNELS, "nanny_control", "nanny_events"):
+    for channel in _channels(info):
         if getattr(info, f"{channel}_port"):
             _remove(info.socket_path(channel).unlink)
     remove_directory(Path(info.ip).parent)

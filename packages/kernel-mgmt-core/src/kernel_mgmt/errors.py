@@ -27,6 +27,7 @@ to know is in attributes, so that nobody needs to parse the sentence.
 from __future__ import annotations
 
 import copyreg
+import reprlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,14 @@ class ProviderError(KernelMgmtError):
 def one_line(error: BaseException) -> str:
     """Give an error's text in one line, without a full stop, to be part of a sentence."""
     return " ".join(str(error).split()).rstrip(".")
+
+
+def shown(value: object) -> str:
+    """Give a value for a message: only the beginning of a long or deeply nested one."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # an integer with thousands of digits
+        return type(value).__name__
 
 
 def _with_log_tail(message: str, log_tail: str) -> str:

@@ -7,6 +7,7 @@ import time
 import zmq
 
 from ..connection import ConnectionInfo
+from ..curve import encrypt_client
 from ..protocol import Message, Session
 from ..protocol.requests import interrupt_request, kernel_info_request, shutdown_request
 from .frames import Envelope, send
@@ -85,11 +86,7 @@ class Back:
             socket.set(zmq.SNDBUF, SEND_BUFFER)
             if channel != "iopub":
                 socket.set(zmq.ROUTING_ID, self._route[0])
-            if info.curve_publickey:
-                public, secret = zmq.curve_keypair()
-                socket.set(zmq.CURVE_PUBLICKEY, public)
-                socket.set(zmq.CURVE_SECRETKEY, secret)
-                socket.set(zmq.CURVE_SERVERKEY, info.curve_publickey.encode())
+            encrypt_client(socket, info)
             if channel == "iopub":
                 socket.set(zmq.SUBSCRIBE, b"")
             socket.connect(info.endpoint(channel))

@@ -23,6 +23,7 @@ from typing import Any, Callable
 import zmq
 
 from ..connection import ConnectionInfo
+from ..curve import encrypt_server
 from ..errors import MalformedMessage
 from ..protocol import Buffer, JSONObject, Message, Session
 from .back import SEND_BUFFER, Back
@@ -151,10 +152,7 @@ class Front:
                 socket.set(zmq.SNDHWM, _EVENTS_LIMIT)
             elif channel == "nanny_control":
                 socket.set(zmq.MAXMSGSIZE, _CONTROL_LIMIT)
-            if info.curve_secretkey and info.curve_publickey:
-                socket.set(zmq.CURVE_SERVER, 1)
-                socket.set(zmq.CURVE_SECRETKEY, info.curve_secretkey.encode())
-                socket.set(zmq.CURVE_PUBLICKEY, info.curve_publickey.encode())
+            encrypt_server(socket, info)
             socket.bind(info.endpoint(channel))
         except BaseException:
             socket.close(0)

@@ -7,13 +7,21 @@ The messages are signed as all messages of Jupyter are.  A request ``NAME_reques
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from typing import Any, Callable
 
-from ..errors import NannyError
+from ..errors import NannyError, shown
 
-__all__ = ["EVENTS", "PROTOCOL_VERSION", "REQUESTS", "BadRequest", "check_content", "is_compatible"]
+__all__ = [
+    "EVENTS",
+    "PROTOCOL_VERSION",
+    "REQUESTS",
+    "BadRequest",
+    "check_content",
+    "count_in",
+    "is_compatible",
+    "text_in",
+]
 
 #: Major and minor version. A minor one adds requests, fields and events; nothing else changes.
 PROTOCOL_VERSION = "1.0"
@@ -54,7 +62,9 @@ def _is_count(value: object) -> bool:
 
 
 def _is_seconds(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value <= _LONGEST  # type: ignore[operator]
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return 0 <= value <= _LONGEST
 
 
 _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
@@ -87,18 +97,22 @@ def check_content(name: str, content: object) -> dict[str, Any]:
         value = content.get(field, default)
         accepts, what = _CHECKS[field]
         if value is _ANY or not accepts(value):
-            shown = "missing" if value is _ANY else _shown(value)
-            raise BadRequest(f"{field} of {name}_request is {shown}; it must be {what}.")
+            given = "missing" if value is _ANY else shown(value)
+            raise BadRequest(f"{field} of {name}_request is {given}; it must be {what}.")
         fields[field] = value
     return fields
 
 
-def _shown(value: object) -> str:
-    """Give a value for a message: only the beginning of a long or deeply nested one."""
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # an integer with thousands of digits
-        return type(value).__name__
+def count_in(content: Mapping[str, Any], field: str) -> int:
+    """Give a number of what a nanny has said; 0 when there is none, as an older one may leave it."""
+    value = content.get(field)
+    return value if type(value) is int else 0
+
+
+def text_in(content: Mapping[str, Any], field: str) -> str:
+    """Give a text of what a nanny has said; empty when there is none."""
+    value = content.get(field)
+    return value if isinstance(value, str) else ""
 
 
 def is_compatible(version: object) -> bool:

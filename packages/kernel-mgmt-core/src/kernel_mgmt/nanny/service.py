@@ -1,4 +1,4 @@
-"""One nanny's life: where it listens, its record, its kernel, its answer, and its end."""
+"""One nanny's life: its parts put together, its kernel, its answer, and its end."""
 
 from __future__ import annotations
 
@@ -7,35 +7,20 @@ import contextlib
 import logging
 import os
 import select
-import shutil
 import signal
 import sys
-import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Callable
 
 import zmq
 
 from .. import __version__
 from ..background import background_loop, call_blocking
-from ..connection import CHANNELS, ConnectionInfo, free_tcp_ports
-from ..endpoints import (
-    accepts,
-    announce,
-    check_endpoints,
-    choose_endpoints,
-    is_socket_directory,
-    private_directory,
-    remove_connection,
-)
 from ..errors import KernelMgmtError, LaunchError, one_line
-from ..launch import KernelRecord, LaunchRequest
-from ..machine import process_identity, this_machine
 from ..protocol import Session
-from ..records import remove_record, write_record
 from .control import Control
 from .front import Front
+from .place import Place
 from .protocol import PROTOCOL_VERSION
 from .request import NannyRequest
 from .supervisor import Supervisor
@@ -44,9 +29,6 @@ from .watchdog import Watchdog
 __all__ = ["serve"]
 
 logger = logging.getLogger("kernel_mgmt")
-
-#: The nanny's own sockets, as their ports are named in a connection file.
-NANNY_CHANNELS = ("nanny_control", "nanny_events")
 
 Answer = Callable[[Mapping[str, Any]], None]
 
@@ -62,9 +44,9 @@ def serve(request: NannyRequest, watchdog: Watchdog, answer: Answer) -> int:
     Returns:
         The exit code.
     """
-    place: _Place | None = None
+    place: Place | None = None
     try:
-        place = _Place(request, watchdog)
+        place = Place(request, watchdog)
         nanny = _Nanny(request, watchdog, place, answer)
     except Exception as error:
         if not isinstance(error, (KernelMgmtError, OSError)):
@@ -78,123 +60,11 @@ def serve(request: NannyRequest, watchdog: Watchdog, answer: Answer) -> int:
     return nanny.run()
 
 
-class _Place:
-    """Where the nanny listens and what tells of it: sockets' directory, connection file, record.
-
-    Args:
-        request: what it keeps.
-        watchdog: removes all of it, should the nanny be killed.
-
-    Raises:
-        LaunchError: a file cannot be made, or the endpoints are taken; nothing was left behind.
-    """
-
-    def __init__(self, request: NannyRequest, watchdog: Watchdog) -> None:
-        self._request = request
-        self._has_record = False
-        given = request.connection_info
-        check_endpoints(given)
-        _check_nanny_ports(given)
-        launch_request = LaunchRequest(
-            request.kernel_type, request.kernel_id, connection_info=given
-        )
-        self.info = _with_nanny_ports(choose_endpoints(launch_request, "ipc"))
-        self.connection_file = announce(self.info, request.runtime_dir, request.kernel_id)
-        watchdog.watch_path(self.connection_file)
-        #: A private directory for what the kernels need.
-        self.home = Path(self.info.ip).parent
-        try:
-            if given is not None or self.info.transport != "ipc":
-                self.home = private_directory()
-            for path in (self.home, *_paths(self.info)):
-                watchdog.watch_path(path)
-        except BaseException:
-            self.leave()
-            raise
-
-    def write_record(self, watchdog: Watchdog) -> None:
-        """Write the record by which the kernel is found again.
-
-        Raises:
-            LaunchError: it cannot be written.
-        """
-        request = self._request
-        if request.record_dir is None:
-            return
-        nanny = {
-            "pid": os.getpid(),
-            "identity": process_identity(os.getpid()),
-            "directory": str(self.home),
-        }
-        record = KernelRecord(
-            kernel_id=request.kernel_id,
-            type_id=request.kernel_type.id,
-            connection_info=self.info,
-            manager={"nanny": nanny},
-            name=request.options.name,
-            started=time.time(),
-            cwd="" if request.cwd is None else str(request.cwd),
-            machine=this_machine(),
-            connection_file=self.connection_file,
-        )
-        self._has_record = True
-        watchdog.watch_path(write_record(request.record_dir, record))
-
-    def leave(self) -> None:
-        """Remove all of it."""
-        remove_connection(self.connection_file, self.info)
-        if is_socket_directory(self.home):  # else it is not there yet, and this is the user's
-            shutil.rmtree(self.home, ignore_errors=True)
-        if self._has_record and self._request.record_dir is not None:
-            remove_record(self._request.record_dir, self._request.kernel_id)
-
-
-def _check_nanny_ports(info: ConnectionInfo | None) -> None:
-    """Refuse given addresses of the nanny's own sockets where somebody listens."""
-    if info is None:
-        return
-    for channel in NANNY_CHANNELS:
-        if getattr(info, f"{channel}_port") and accepts(info, channel):
-            raise LaunchError(
-                f"Something accepts connections at the given endpoint of {channel} already.",
-                phase="start",
-                advice="Stop the nanny that uses it first, or pass another connection_info.",
-                endpoints_refused=True,
-            )
-
-
-def _with_nanny_ports(info: ConnectionInfo) -> ConnectionInfo:
-    """Choose the ports of the nanny's own sockets that are not given."""
-    taken = {getattr(info, f"{channel}_port") for channel in CHANNELS}
-    if info.transport == "tcp":
-        # More than are needed: those that were given may be free still, and among them.
-        candidates = free_tcp_ports(len(NANNY_CHANNELS) + len(taken), info.ip)
-    else:
-        candidates = list(range(len(CHANNELS) + 1, 20))
-    ports = {}
-    for channel in NANNY_CHANNELS:
-        port = getattr(info, f"{channel}_port")
-        if not port:
-            port = next(candidate for candidate in candidates if candidate not in taken)
-        taken.add(port)
-        ports[f"{channel}_port"] = port
-    return info.replace(**ports)
-
-
-def _paths(info: ConnectionInfo) -> list[Path]:
-    """Give the Unix sockets, and the directory that goes with them."""
-    if info.transport != "ipc":
-        return []
-    directory = Path(info.ip).parent
-    paths = [info.socket_path(channel) for channel in (*CHANNELS, *NANNY_CHANNELS)]
-    return [*paths, directory] if is_socket_directory(directory) else paths
-
-
 class _Nanny:
     """The parts of a nanny put together: the front in this thread, the rest on the background loop."""
 
     def __init__(
-        self, request: NannyRequest, watchdog: Watchdog, place: _Place, answer: Answer
+        self, request: NannyRequest, watchdog: Watchdog, place: Place, answer: Answer
     ) -> None:
         self._watchdog = watchdog
         self._place = place

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import codecs
-import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -19,8 +17,10 @@ from ..manager import ExitStatus
 from ..process import KernelProcess
 from ..restart_policy import RestartHistory
 from .front import Front
+from .kernel_log import KernelLog
 from .protocol import PROTOCOL_VERSION, REQUESTS, BadRequest
 from .request import CONNECTION_FILE, NannyRequest
+from .waiting import cancelled_at_end, ended, first, within
 from .watchdog import Watchdog
 
 __all__ = ["KernelFailed", "Supervisor"]
@@ -116,7 +116,7 @@ class Supervisor:
         self._manager: LocalKernelManager | None = None
         self._managed = 0
         #: What the newest kernel's process has written.
-        self._log: _Log | None = None
+        self._log: KernelLog | None = None
         self._ends: dict[int, _End] = {}
         policy = request.options.restart_policy
         self._history = None if policy is None else RestartHistory(policy)
@@ -144,8 +144,8 @@ class Supervisor:
             LaunchError: it could not be launched, or shall not be any more; nothing of it is left.
         """
         launch = asyncio.ensure_future(self._launch())
-        async with _cancelled_at_end(launch):
-            await _first(_ended(launch), self._until(lambda: self._end_asked))
+        async with cancelled_at_end(launch):
+            await first(ended(launch), self._until(lambda: self._end_asked))
         if launch.cancelled():
             raise LaunchError(
                 "The nanny was asked to end the kernel before it accepted connections.",
@@ -192,7 +192,7 @@ class Supervisor:
         def note_process(process: KernelProcess) -> None:
             pids.append(process.pid)
             self._watchdog.watch_group(process.pid)
-            self._log = _Log(number, process, self._tell)
+            self._log = KernelLog(number, process, self._tell)
 
         try:
             info, manager = await launch_local(
@@ -248,7 +248,7 @@ class Supervisor:
     async def _sit_out(self, pause: float) -> bool:
         """Wait before a kernel is started again; tells whether one still shall be."""
         self._tell("restarting", {"kernel": self._number, "wait": pause})
-        await _first(
+        await first(
             asyncio.sleep(pause), self._until(lambda: self._end_asked or self._is_replaced())
         )
         return not self._end_asked
@@ -259,9 +259,9 @@ class Supervisor:
             self.state = "restarting"
         limit = self._request.startup_timeout
         launch = asyncio.ensure_future(self._launch())
-        async with _cancelled_at_end(launch):
-            await _first(
-                _ended(launch),
+        async with cancelled_at_end(launch):
+            await first(
+                ended(launch),
                 asyncio.sleep(limit),
                 self._until(lambda: self._end_asked or self._is_replaced()),
             )
@@ -324,7 +324,7 @@ class Supervisor:
     async def _until_late(self) -> None:
         """Wait until a kernel that does not answer should have."""
         number = self._number
-        await _first(
+        await first(
             asyncio.sleep(self._request.startup_timeout),
             self._until(lambda: self._ready_number >= number),
         )
@@ -342,10 +342,10 @@ class Supervisor:
         """End the kernel: politely when it may take some time, else by force."""
         if grace > 0:
             self._front.call(self._front.ask_to_end, self._is_replaced())
-            if await _within(manager.wait(), grace):
+            if await within(manager.wait(), grace):
                 return
             await manager.terminate()
-            await _within(manager.wait(), _TERMINATE_PATIENCE)
+            await within(manager.wait(), _TERMINATE_PATIENCE)
         await manager.kill()
 
     def _note_end(self, end: _End) -> None:
@@ -389,7 +389,7 @@ class Supervisor:
             del content["restarting"]
             self._tell("failed", {**content, "reason": self._given_up})
         self._notify()
-        if self._shutdown_asked is False and not await _within(
+        if self._shutdown_asked is False and not await within(
             self._until(self._is_replaced), _FAREWELL
         ):
             self.begin_stop("shutdown_request")
@@ -582,7 +582,7 @@ class Supervisor:
         try:
             if self._manager is not None and await self._manager.is_alive():
                 await self._end_kernel(self._manager, timeout)
-            await _within(self._until(lambda: self._number in self._ends), _FAREWELL)
+            await within(self._until(lambda: self._number in self._ends), _FAREWELL)
         finally:
             await self.close()
 
@@ -631,71 +631,5 @@ class Supervisor:
         self._idle_timer = loop.call_later(left, self._watch_idleness)
 
 
-class _Log:
-    """What one kernel's process writes: told as it comes, and the last of it kept.
-
-    Args:
-        number: the kernel's number.
-        process: its process, which has written nothing yet.
-        tell: tells managers of it.
-    """
-
-    def __init__(self, number: int, process: KernelProcess, tell: Tell) -> None:
-        self.number = number
-        #: How many bytes it has written in all.
-        self.position = 0
-        self._process = process
-        self._tell = tell
-        decoder = codecs.getincrementaldecoder("utf-8")
-        self._decoders = {name: decoder("replace") for name in ("stdout", "stderr")}
-        process.forward_output(self._take)
-
-    def tail(self, lines: int) -> str:
-        """Give the last lines."""
-        return self._process.log_tail(lines)
-
-    def _take(self, stream: str, data: bytes) -> None:
-        self.position += len(data)
-        text = self._decoders[stream].decode(data)
-        if text:
-            content = {"stream": stream, "text": text, "position": self.position}
-            self._tell("output", {"kernel": self.number, **content})
-
-
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-async def _first(*awaitables: Awaitable[Any]) -> None:
-    """Wait until the first of several ends; the others are cancelled."""
-    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-async def _within(awaitable: Awaitable[Any], seconds: float) -> bool:
-    """Wait for something, for so long at most; tells whether it came."""
-    try:
-        await asyncio.wait_for(awaitable, seconds)
-    except asyncio.TimeoutError:
-        return False
-    return True
-
-
-async def _ended(task: asyncio.Future[Any]) -> None:
-    """Wait until a task has ended, however; it is left alone when this is cancelled."""
-    await asyncio.wait({task})
-
-
-@contextlib.asynccontextmanager
-async def _cancelled_at_end(task: asyncio.Future[Any]) -> Any:
-    """Cancel a task that a block has not waited for to its end, and see it end."""
-    try:
-        yield
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})

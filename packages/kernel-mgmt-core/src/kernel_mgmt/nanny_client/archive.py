@@ -19,6 +19,7 @@ __all__ = ["TRAVELS", "write_nanny_archive"]
 TRAVELS = (
     "background",
     "connection",
+    "curve",
     "encryption",
     "endpoints",
     "errors",

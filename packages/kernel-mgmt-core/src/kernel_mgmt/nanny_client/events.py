@@ -19,7 +19,7 @@ from ..endpoints import refuses
 from ..errors import KernelDied, KernelRestarted, NannyError, ProtocolError
 from ..kernel_events import KernelEvent
 from ..manager import ExitStatus, KernelManager
-from ..nanny.protocol import EVENTS
+from ..nanny.protocol import EVENTS, count_in, text_in
 from ..protocol import JSONObject, Message, Session
 
 __all__ = ["NannyEvents"]
@@ -76,34 +76,31 @@ class NannyEvents:
 
     def _event(self, message: Message) -> KernelEvent:
         name, content = message.msg_type, message.content
-        details: dict[str, Any] = {"kernel": _count(content.get("kernel"))}
+        details: dict[str, Any] = {"kernel": count_in(content, "kernel")}
         if name in ("died", "failed"):
             details |= _ending(name, content)
         elif name == "ready":
             details |= {"connection_info": self._connection_info, "manager": self._manager}
         elif name == "output":
             details |= {
-                "stream": str(content.get("stream")),
-                "text": str(content.get("text")),
-                "position": _count(content.get("position")),
+                "stream": text_in(content, "stream"),
+                "text": text_in(content, "text"),
+                "position": count_in(content, "position"),
             }
         elif name == "stopping":
-            details |= {"text": str(content.get("reason"))}
+            details |= {"text": text_in(content, "reason")}
         return KernelEvent(name, **details)
-
-
-def _count(value: object) -> int:
-    return value if type(value) is int else 0
 
 
 def _ending(name: str, content: JSONObject) -> dict[str, Any]:
     status = content.get("exit_status")
     exit_status = None if status is None else ExitStatus.from_dict(status)
-    log_tail = content.get("log_tail")
-    tail = log_tail if isinstance(log_tail, str) else ""
+    tail = text_in(content, "log_tail")
     error: Exception
     if name == "failed":
-        error = NannyError(f"The nanny does not start the kernel again: {content.get('reason')}")
+        error = NannyError(
+            f"The nanny does not start the kernel again: {text_in(content, 'reason')}"
+        )
     elif content.get("restarting") is True:
         error = KernelRestarted("The kernel is being restarted.")
     else:

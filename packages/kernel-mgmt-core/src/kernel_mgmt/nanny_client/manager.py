@@ -14,12 +14,12 @@ from ..background import call_in_background, in_background
 from ..connection import ConnectionInfo
 from ..errors import NannyError
 from ..manager import ExitStatus, KernelManager
-from ..nanny.protocol import PROTOCOL_VERSION, is_compatible
+from ..nanny.protocol import PROTOCOL_VERSION, count_in, is_compatible, text_in
 from ..protocol import JSONObject
 from .control import ConnectionCut, NannyControl, NannyGone, NannyRefusal
 from .events import NannyEvents
 
-__all__ = ["KernelLog", "RemoteKernelManager", "manager_for"]
+__all__ = ["LogTail", "RemoteKernelManager", "manager_for"]
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class _End:
     restarting: bool = False
 
 
-class KernelLog(NamedTuple):
+class LogTail(NamedTuple):
     """The last of what a kernel's process has written.
 
     Attributes:
@@ -143,7 +143,7 @@ class RemoteKernelManager(KernelManager):
         return _End(
             kernel,
             ExitStatus.from_dict(reply.get("exit_status")),
-            _text(reply.get("log_tail")),
+            text_in(reply, "log_tail"),
             reply.get("restarting") is True,
         )
 
@@ -187,13 +187,13 @@ class RemoteKernelManager(KernelManager):
         end = self._known_end()
         if end is None:
             try:
-                return _text((await self._ask("log_tail", lines=lines)).get("text"))
+                return text_in(await self._ask("log_tail", lines=lines), "text")
             except NannyGone:
                 end = self._known_end()
         kept = end.log_tail.splitlines(keepends=True) if end is not None else []
         return "".join(kept[max(0, len(kept) - lines) :])
 
-    async def log(self, lines: int = 50) -> KernelLog:
+    async def log(self, lines: int = 50) -> LogTail:
         """Give the last output of the newest kernel, and where it is in all that this one wrote.
 
         With that, and the ``position`` of ``output`` events, nothing is missed or shown twice.
@@ -205,8 +205,8 @@ class RemoteKernelManager(KernelManager):
             NannyError: the nanny is gone, too.
         """
         reply = await self._ask("log_tail", lines=lines)
-        kernel, position = (_count(reply.get(name)) for name in ("kernel", "position"))
-        return KernelLog(_text(reply.get("text")), kernel, position)
+        kernel, position = (count_in(reply, name) for name in ("kernel", "position"))
+        return LogTail(text_in(reply, "text"), kernel, position)
 
     def record(self) -> dict[str, Any]:
         """Give what ``attach`` needs beside the connection info: that there is a nanny."""
@@ -386,7 +386,7 @@ class RemoteKernelManager(KernelManager):
         if self._kernel == 0:
             self._go_on_to(info.get("kernel"))
         self._nanny_pid = info.get("nanny_pid")
-        self.kernel_id = self.kernel_id or _text(info.get("kernel_id"))
+        self.kernel_id = self.kernel_id or text_in(info, "kernel_id")
         self._capabilities = frozenset(name for name in capabilities if isinstance(name, str))
 
     def _require(self, name: str) -> None:
@@ -478,11 +478,3 @@ def _major(version: object) -> int | None:
         return int(str(version).partition(".")[0])
     except ValueError:
         return None
-
-
-def _count(value: object) -> int:
-    return value if type(value) is int else 0
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""

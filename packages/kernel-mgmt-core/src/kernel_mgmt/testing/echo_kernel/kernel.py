@@ -17,6 +17,7 @@ from typing import Any
 import zmq
 
 from ...connection import CHANNELS, ConnectionInfo
+from ...curve import encrypt_server
 from ...errors import ProtocolError
 from ...protocol import Buffer, JSONObject, Message, Session, adapt
 from ...protocol.adapter import NEW_IN_5, major_version
@@ -140,10 +141,7 @@ class EchoKernel:
         elif bound.type == zmq.XPUB:
             # Also a second subscriber to the same topic is welcomed.
             bound.setsockopt(zmq.XPUB_VERBOSE, 1)
-        if info.curve_secretkey and info.curve_publickey:
-            bound.setsockopt(zmq.CURVE_SERVER, 1)
-            bound.setsockopt(zmq.CURVE_SECRETKEY, info.curve_secretkey.encode())
-            bound.setsockopt(zmq.CURVE_PUBLICKEY, info.curve_publickey.encode())
+        encrypt_server(bound, info)
         self.ports[channel] = getattr(info, f"{channel}_port")
         if self.ports[channel]:
             bound.bind(info.endpoint(channel))
