@@ -117,7 +117,11 @@ def test_output_goes_before_a_question(private: Path) -> None:
             ),
             PATIENCE,
         )
-        front.call(front._to_look_at.add, back.sockets["stdin"])
+
+        def look_at_question_alone() -> None:
+            front._to_look_at = {back.sockets["stdin"]}
+
+        front.call(look_at_question_alone)
         go.set()
         eventually_sync(lambda: len(front.sent) == 2, PATIENCE)
         assert front.sent == ["iopub", "stdin"]
