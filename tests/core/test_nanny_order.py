@@ -81,7 +81,7 @@ def private() -> Iterator[Path]:
 
 def test_output_goes_before_a_question(private: Path) -> None:
     """What a kernel prints before it asks for input is passed on before the question."""
-    ready, go = threading.Event(), threading.Event()
+    ready, stands, go = threading.Event(), threading.Event(), threading.Event()
     with ExitStack() as stack:
         context = stack.enter_context(zmq.Context())
         kernel = Kernel(private, context)
@@ -100,11 +100,17 @@ def test_output_goes_before_a_question(private: Path) -> None:
         while not ready.is_set():
             if kernel.sockets["shell"].poll(10):
                 kernel.answer_who_it_is()
+
+        def stand_still() -> None:
+            stands.set()
+            go.wait(PATIENCE)
+
         for _ in range(3):  # turns, after which it has nothing left to look at
             turned = threading.Event()
             front.call(turned.set)
             assert turned.wait(PATIENCE)
-        front.call(go.wait, PATIENCE)  # it cannot look at its sockets meanwhile
+        front.call(stand_still)
+        assert stands.wait(PATIENCE)
         del front.sent[:]
         kernel.say("iopub", "stream", {"name": "stdout", "text": "first"}, [b"stream"])
         kernel.say("stdin", "input_request", {"prompt": "?"}, [kernel.peer, b"client"])
