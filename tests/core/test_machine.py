@@ -18,6 +18,13 @@ from windows import FakeWindows
 
 LINUX = sys.platform == "linux"
 
+#: Ends the first thread alone (``exit(2)``, and not ``exit_group``), and the other at the end of input.
+FIRST_THREAD_ENDS = """
+import ctypes, os, platform, sys, threading
+threading.Thread(target=sys.stdin.read).start()
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[platform.machine()], 0)
+"""
+
 
 # --- machines ------------------------------------------------------------------------------------
 
@@ -135,6 +142,22 @@ def test_zombie_is_gone(child: subprocess.Popen[bytes]) -> None:
     eventually_sync(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE)
     assert process_identity(child.pid) is None
     child.wait()
+
+
+@pytest.mark.skipif(not LINUX, reason="only there a first thread can end before the others")
+def test_last_thread_counts() -> None:
+    """A process whose first thread has ended runs, as long as another of its threads does."""
+    from kernel_mgmt.process.posix import group_runs  # which Windows does not have
+
+    command = [sys.executable, "-c", FIRST_THREAD_ENDS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as child:
+        eventually_sync(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE)
+        assert process_identity(child.pid)
+        assert group_runs(child.pid)
+        assert child.stdin is not None
+        child.stdin.close()
+        eventually_sync(lambda: process_identity(child.pid) is None)
+        assert not group_runs(child.pid)
 
 
 @pytest.mark.parametrize("pid", [0, -1, -(2**40), 2**31, 2**70])

@@ -247,9 +247,10 @@ class RunningNanny:
 
 
 def is_gone(pid: int) -> bool:
-    """Tell whether a process runs no more; a zombie does not."""
+    """Tell whether a process runs no more; a zombie does not, once its last thread is gone."""
     try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        process = psutil.Process(pid)
+        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
     except psutil.NoSuchProcess:
         return True
 

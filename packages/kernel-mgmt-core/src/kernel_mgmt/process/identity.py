@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 
-__all__ = ["is_process", "process_identity"]
+__all__ = ["has_ended", "is_process", "process_identity"]
 
 
 def process_identity(pid: int) -> str | None:
@@ -53,7 +54,19 @@ def _start_from_proc(pid: int) -> str | None:
     except OSError:
         return _start_unknown(pid)
     # Of proc(5)'s fields number 3, the state, is the first one here, and starttime is 22.
-    return None if fields[0] in (b"Z", b"X") else fields[19].decode()
+    return None if has_ended(fields) else fields[19].decode()
+
+
+def has_ended(fields: Sequence[bytes]) -> bool:
+    """Tell of a process whether nothing of it runs any more.
+
+    Its first thread may be a zombie while others are still dying, and hold its sockets open.
+
+    Args:
+        fields: those of ``/proc/PID/stat`` (proc(5)) from the third, the state, on.
+    """
+    state, threads = fields[0], fields[17]
+    return state == b"X" or (state == b"Z" and int(threads) <= 1)
 
 
 def _start_from_ps(pid: int) -> str | None:

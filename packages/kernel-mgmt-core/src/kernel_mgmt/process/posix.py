@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from ..manager import ExitStatus
+from .identity import has_ended
 
 assert sys.platform != "win32"  # for the type checker: what follows is not there
 
@@ -148,10 +149,10 @@ if sys.platform == "linux":
         try:
             with open(f"/proc/{pid}/stat", "rb") as file:
                 # pid (command) state ppid pgrp …; the command may hold spaces and parentheses.
-                state, _, group = file.read().rpartition(b")")[2].split()[:3]
+                fields = file.read().rpartition(b")")[2].split()
         except OSError:
             return False
-        return int(group) == pgid and state not in (b"Z", b"X")
+        return int(fields[2]) == pgid and not has_ended(fields)
 
 else:
 
