@@ -1,0 +1,1 @@
+"""The process that holds one SSH connection; all that imports paramiko is here."""
