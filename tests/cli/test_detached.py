@@ -25,7 +25,7 @@ from waiting import eventually_sync
 FIELDS = {
     "id", "name", "type", "state", "problem", "started", "kernel_started", "uptime", "memory",
     "cpu", "clients", "last_activity", "restarts", "exit_status", "lease", "idle_timeout",
-    "kernel_pid", "nanny_pid", "host", "cwd", "connection_file",
+    "unattended_timeout", "kernel_pid", "nanny_pid", "host", "cwd", "connection_file",
 }  # fmt: skip
 
 
@@ -50,13 +50,23 @@ def ended_pid() -> int:
 def test_from_start_to_stop(run: Run, kept: Kept, ps: Ps, records: Path, tmp_path: Path) -> None:
     """A kernel is there when start ends, with all its facts, until stop ends, and leaves nothing."""
     started = time.time()
-    kernel_id = kept("--name", "train", "--cwd", str(tmp_path), "--idle-timeout", "500")
+    kernel_id = kept(
+        "--name",
+        "train",
+        "--cwd",
+        str(tmp_path),
+        "--idle-timeout",
+        "500",
+        "--unattended-timeout",
+        "600",
+    )
     (known,) = ps()
     assert set(known) == FIELDS
     assert (known["id"], known["name"], known["type"]) == (kernel_id, "train", "spec/echo")
     assert (known["state"], known["problem"], known["restarts"]) == ("idle", "", 0)
     assert (known["cwd"], known["host"]) == (str(tmp_path), this_machine()["host"])
-    assert (known["idle_timeout"], known["lease"], known["exit_status"]) == (500, None, None)
+    assert (known["idle_timeout"], known["unattended_timeout"]) == (500, 600)
+    assert (known["lease"], known["exit_status"]) == (None, None)
     assert started <= known["started"] <= known["kernel_started"] <= time.time()
     assert 0 <= known["uptime"] <= time.time() - started
     assert known["memory"] > 1_000_000
@@ -199,6 +209,10 @@ def test_a_wrong_id_shows_which_there_are(run: Run, records: Path, command: str)
         (["run", "--on", "a", "-c", "1", "--cwd", "/"], "--cwd, --env and --param are for a"),
         (["start", "a", "--lease", "0"], "--lease 0 is no time to wait; give a positive"),
         (["start", "a", "--idle-timeout", "inf"], "--idle-timeout inf is no time to wait"),
+        (
+            ["start", "a", "--unattended-timeout", "-1"],
+            "--unattended-timeout -1 is no time to wait",
+        ),
         (["start", "a", "--env", "A"], "--env 'A' is not NAME=VALUE"),
     ],
 )
@@ -232,6 +246,17 @@ def test_a_kernel_of_another_machine(run: Run, ps: Ps, records: Path) -> None:
         assert (result.returncode, result.stdout) == (125, "")
         assert result.stderr == "error: the kernel far runs on moon; run the command there.\n"
     assert run("stop", "--all").returncode == 0
+    assert run("gc").stdout == ""
+    path.unlink()
+
+
+def test_a_kernel_that_is_reached_over_a_network(run: Run, ps: Ps, records: Path) -> None:
+    """It is shown with the host that its provider names, and is no kernel of this machine."""
+    path = write(records, "far", machine={}, manager={"host": "me@moon", "box": 1})
+    (known,) = ps()
+    assert (known["state"], known["host"], known["uptime"]) == ("remote", "me@moon", None)
+    assert "remote (me@moon)" in run("ps").stdout
+    assert "nothing to stop" in run("stop", "--all").stderr
     assert run("gc").stdout == ""
     path.unlink()
 

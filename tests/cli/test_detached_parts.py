@@ -73,6 +73,8 @@ def test_states_say_what_belongs_to_them() -> None:
     elsewhere = KernelRecord("a", "b/c", ConnectionInfo.for_tcp(), machine={"host": "moon"})
     status = {"code": 3, "signal": None, "reason": ""}
     assert str(KernelStatus(elsewhere, "elsewhere")) == "elsewhere (moon)"
+    remote = KernelRecord("a", "b/c", ConnectionInfo.for_tcp(), {"host": "me@moon"})
+    assert str(KernelStatus(remote, "remote")) == "remote (me@moon)"
     assert str(KernelStatus(RECORD, "dead")) == "dead"
     assert str(KernelStatus(RECORD, "dead", {"exit_status": status})) == "dead (exit code 3)"
     assert str(KernelStatus(RECORD, "idle", {"exit_status": None})) == "idle"

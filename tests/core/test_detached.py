@@ -130,12 +130,15 @@ async def test_attach_while_it_runs_code(start: Start, finder: KernelFinder) -> 
 
 async def test_options(start: Start) -> None:
     """Name, lease, idle timeout and restart policy reach the nanny."""
-    record = await start("mine", lease=500, idle_timeout=600, restart_policy=None)
+    record = await start(
+        "mine", lease=500, idle_timeout=600, unattended_timeout=700, restart_policy=None
+    )
     manager = RemoteKernelManager(record.connection_info)
     info = await manager.info()
     assert info["name"] == "mine"
     assert 400 < info["lease"] <= 500
     assert info["idle_timeout"] == 600
+    assert info["unattended_timeout"] == 700
     await manager.signal(signal.SIGKILL)
     await manager.wait()
     await eventually(lambda: _has_state(manager, "dead"))

@@ -13,6 +13,7 @@ import pytest
 from kernel_mgmt import (
     ClientClosed,
     ConnectionFileError,
+    ConnectionLost,
     ExitStatus,
     InvalidSignature,
     KernelDied,
@@ -64,6 +65,7 @@ EXAMPLES: list[tuple[KernelMgmtError, str]] = [
     (KernelRestarted("Send it again."), "Send it again."),
     (ReplyLost("Go on."), "Go on."),
     (ClientClosed("It is closed."), "It is closed."),
+    (ConnectionLost("It is lost.", host="me@far", reason="No.", final=True), "It is lost."),
     (RequestTimeout("It took long.", phase="execute", seconds=1.5), "It took long."),
     (UnsupportedFeature("It cannot.", feature="x"), "It cannot."),
     (ConnectionFileError("It is gone.", path="/x"), "It is gone."),

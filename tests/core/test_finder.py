@@ -32,6 +32,7 @@ from kernel_mgmt import (
     hookimpl,
     run_kernel,
 )
+from kernel_mgmt.machine import this_machine
 from kernel_mgmt.nanny_client.manager import RemoteKernelManager
 from kernel_mgmt.testing import EchoProvider
 from waiting import eventually_sync
@@ -697,7 +698,7 @@ async def test_attach_to_a_nanny_without_the_provider() -> None:
     """A kernel that has a nanny is found without its provider, and also when that cannot attach."""
     info = ConnectionInfo.for_ipc("/nowhere", nanny_control_port=6, nanny_events_port=7)
     for finder in (KernelFinder({}), KernelFinder({"echo": EchoProvider()})):
-        record = KernelRecord("1", "echo/echo", info, {"nanny": {"pid": 5}})
+        record = KernelRecord("1", "echo/echo", info, {"nanny": {"pid": 5}}, machine=this_machine())
         attached, manager = await finder.attach(record)
         assert attached == info
         assert isinstance(manager, RemoteKernelManager)
@@ -717,8 +718,18 @@ async def test_attach_to_a_nanny_that_listens_nowhere() -> None:
     """A record that names a nanny and not where it listens is an error that says so."""
     with pytest.raises(NannyError, match="no ports of a nanny"):
         await KernelFinder({}).attach(
-            KernelRecord("1", "it/x", ConnectionInfo.for_tcp(), {"nanny": {}})
+            KernelRecord(
+                "1", "it/x", ConnectionInfo.for_tcp(), {"nanny": {}}, machine=this_machine()
+            )
         )
+
+
+async def test_attach_to_a_kernel_of_no_machine() -> None:
+    """A kernel that is reached over a network is its provider's, also if there is a nanny."""
+    info = ConnectionInfo.for_ipc("/nowhere", nanny_control_port=6, nanny_events_port=7)
+    record = KernelRecord("1", "moon/x", info, {"nanny": {"pid": 5}})
+    with pytest.raises(NoSuchProvider, match="pip install kernel-mgmt-moon"):
+        await KernelFinder({}).attach(record)
 
 
 # --- kernels that outlive this process -----------------------------------------------------------

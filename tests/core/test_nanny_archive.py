@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from interpreters import pythons_3_9
 from kernel_mgmt import KernelClient, KernelDied, NannyError
-from kernel_mgmt.nanny_client.archive import TRAVELS, write_nanny_archive
+from kernel_mgmt.nanny_client.archive import TRAVELS, nanny_archive, write_nanny_archive
 from messages import outputs, texts
 from nannies import ECHO_COMMAND, ask_to_keep, running_nanny
 
@@ -56,6 +56,11 @@ def archive(tmp_path: Path) -> Path:
 
 
 # --- what is in it -------------------------------------------------------------------------------
+
+
+def test_the_file_is_what_can_be_had_as_bytes(archive: Path) -> None:
+    """Who sends the nanny somewhere need not write it first."""
+    assert nanny_archive() == archive.read_bytes()
 
 
 def test_it_holds_what_travels(archive: Path) -> None:

@@ -52,7 +52,9 @@ def test_there_and_back() -> None:
         encryption="required",
         handshake=True,
         connection_info=ConnectionInfo.for_tcp(),
-        options=NannyOptions("name", RestartPolicy(1, 2, 3, 4), lease=5, idle_timeout=6.5),
+        options=NannyOptions(
+            "name", RestartPolicy(1, 2, 3, 4), lease=5, idle_timeout=6.5, unattended_timeout=7
+        ),
         startup_timeout=7.5,
     )
     assert NannyRequest.from_json(request.to_json()) == request
@@ -126,6 +128,7 @@ def test_missing(field: str) -> None:
         ({"options": {"lease": float("nan")}}, "lease is no positive number of seconds"),
         ({"options": {"idle_timeout": "1"}}, "idle_timeout is no positive number of seconds"),
         ({"options": {"idle_timeout": 10**400}}, "idle_timeout is no positive number"),
+        ({"options": {"unattended_timeout": 0}}, "unattended_timeout is no positive number"),
         ({"options": {"colour": "red"}}, "colour"),
         ({"options": {"name": ["n"]}}, "name must be a string"),
         ({"options": {"restart_policy": []}}, "restart_policy must be an object"),

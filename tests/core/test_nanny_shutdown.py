@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 
@@ -233,4 +234,48 @@ def test_idle_dead_kernel() -> None:
     options = NannyOptions(restart_policy=None, idle_timeout=0.5)
     with running_nanny(options=options) as nanny:
         nanny.ask("kill")
+        nanny.ended()
+
+
+# --- nobody there --------------------------------------------------------------------------------
+
+
+def test_unattended() -> None:
+    """A kernel whose clients have all gone is shut down after its time, also when it runs code."""
+    with running_nanny(options=NannyOptions(unattended_timeout=1.0)) as nanny:
+        events = nanny.events()
+        assert nanny.ask("nanny_info")["unattended_timeout"] == 1.0
+        nanny.send("execute_request", {"code": "sleep 60"})
+        question = nanny.begin("wait")
+        with pytest.raises(AssertionError):
+            eventually_sync(question.is_answered, 2)
+        assert nanny.ask("is_alive")["alive"] is True
+        events.close()
+        left = time.monotonic()
+        question.reply()
+        assert 0.9 < time.monotonic() - left < 5
+        nanny.ended()
+
+
+async def test_attended_by_a_client() -> None:
+    """A client that only listens is one, as long as it is there; one of two may go."""
+    with running_nanny(options=NannyOptions(unattended_timeout=0.8)) as nanny:
+        async with KernelClient(nanny.connection_info) as client:
+            await client.wait_for_ready(PATIENCE)
+            async with KernelClient(nanny.connection_info) as other:
+                await other.wait_for_ready(PATIENCE)
+            await asyncio.sleep(1.6)
+            assert (await client.execute("print x")).content["status"] == "ok"
+        left = time.monotonic()
+        await eventually(nanny.is_all_gone, PATIENCE)
+        assert time.monotonic() - left > 0.7
+
+
+def test_attended_by_messages() -> None:
+    """Who comes and goes, and asks something each time, is there, too."""
+    with running_nanny(options=NannyOptions(unattended_timeout=0.6)) as nanny:
+        began = time.monotonic()
+        while time.monotonic() < began + 1.5:
+            assert nanny.ask("is_alive")["alive"] is True
+            time.sleep(0.1)
         nanny.ended()

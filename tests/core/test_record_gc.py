@@ -70,8 +70,9 @@ def test_number_of_somebody_else(directory: Path) -> None:
         {"manager": {"container": "abc"}},
         {"manager": {"nanny": {"pid": -5}}},
         {"manager": gone(), "machine": {**this_machine(), "boot_id": "o", "host": "o"}},
+        {"manager": gone(), "machine": {}},
     ],
-    ids=["alive", "of a provider", "not understood", "elsewhere"],
+    ids=["alive", "of a provider", "not understood", "elsewhere", "of no machine"],
 )
 def test_not_dead(changes: dict[str, Any], directory: Path) -> None:
     """What is alive, on another machine, or not understood is not touched."""

@@ -7,19 +7,26 @@ import shutil
 import subprocess
 from pathlib import Path
 
-__all__ = ["pythons_3_9"]
+__all__ = ["pythons", "pythons_3_9"]
 
 
 def pythons_3_9() -> list[str]:
     """Give each Python 3.9 that is there and starts: on PATH, or pyenv's, active or not."""
+    return pythons(3, 9)
+
+
+def pythons(major: int, minor: int) -> list[str]:
+    """Give each Python of a version that is there and starts: on PATH, or pyenv's, active or not."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    version = f"{major}.{minor}"
     found = []
-    for python in [shutil.which("python3.9"), *map(str, pyenv.glob("3.9.*/bin/python3.9"))]:
+    installed = map(str, pyenv.glob(f"{version}.*/bin/python{version}"))
+    for python in [shutil.which(f"python{version}"), *installed]:
         if python is None:
             continue
         # pyenv's shims are there even when they lead nowhere.
-        command = [python, "-c", "import sys; print(sys.version_info[:2])"]
+        command = [python, "-c", "import sys; print(tuple(sys.version_info[:2]))"]
         process = subprocess.run(command, capture_output=True, text=True, check=False)
-        if process.stdout.strip() == "(3, 9)":
+        if process.stdout.strip() == str((major, minor)):
             found.append(python)
     return found

@@ -117,11 +117,19 @@ class LeakCheck:
         return found
 
     def _files(self) -> dict[str, str]:
-        paths = [path for folder in self.folders for path in folder.rglob("*")]
+        paths = [path for folder in self.folders for path in _below(folder)]
         for pattern in self.patterns:
             for path in self.root.glob(pattern):
-                paths += [path, *path.rglob("*")]
+                paths += [path, *_below(path)]
         return {str(path): str(path) for path in paths}
+
+
+def _below(folder: Path) -> list[Path]:
+    """Give what is in a folder, which may be about to be removed."""
+    paths = []
+    with contextlib.suppress(FileNotFoundError):
+        paths += folder.rglob("*")
+    return paths
 
 
 def _added(kind: str, now: Mapping[object, str], before: Mapping[object, str]) -> list[str]:

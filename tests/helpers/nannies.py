@@ -18,6 +18,7 @@ import psutil
 import zmq
 from kernel_mgmt import ConnectionInfo, KernelType, Message, Session
 from kernel_mgmt.channels import shared_context
+from kernel_mgmt.connection import CHANNELS
 from kernel_mgmt.curve import encrypt_client
 from kernel_mgmt.nanny.request import NannyRequest
 from waiting import eventually_sync
@@ -107,6 +108,10 @@ class Events:
         self._socket.subscribe(b"")
         #: All that were heard, as name and content.
         self.heard: list[tuple[str, dict[str, Any]]] = []
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._socket.close()
 
     def take(self) -> None:
         """Hear what is there."""
@@ -347,6 +352,12 @@ def running_nanny(argv: Sequence[str] = ECHO_COMMAND, **options: Any) -> Iterato
         **options: those of :func:`ask_to_keep`.
     """
     answer = ask_to_keep(argv, **options)
+    given = options.get("connection_info")
+    if answer.get("endpoints_refused") and given is not None and given.transport == "tcp":
+        # Some other process has been given one of these ports meanwhile.
+        fresh = ConnectionInfo.for_tcp()
+        ports = {f"{channel}_port": getattr(fresh, f"{channel}_port") for channel in CHANNELS}
+        answer = ask_to_keep(argv, **{**options, "connection_info": given.replace(**ports)})
     assert answer["status"] == "ok", answer
     nanny = RunningNanny(answer)
     try:

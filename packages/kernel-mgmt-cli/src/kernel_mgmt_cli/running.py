@@ -102,7 +102,10 @@ async def _kept_kernel(
 ) -> AsyncIterator[KernelClient]:
     from kernel_mgmt.detached import attach_kernel
 
-    _, client = await attach_kernel(record, timeout=timeout)
+    from .detached.finding import reaching
+
+    with reaching(record):
+        _, client = await attach_kernel(record, timeout=timeout)
     try:
         yield client
     finally:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .detached import start_detached_blocking as start_detached_blocking
     from .errors import ClientClosed as ClientClosed
     from .errors import ConnectionFileError as ConnectionFileError
+    from .errors import ConnectionLost as ConnectionLost
     from .errors import InvalidSignature as InvalidSignature
     from .errors import KernelDied as KernelDied
     from .errors import KernelMgmtError as KernelMgmtError
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from .launch import LaunchRequest as LaunchRequest
     from .launch import NannyOptions as NannyOptions
     from .launch import Prompt as Prompt
+    from .link import ConnectionChange as ConnectionChange
     from .manager import ExitStatus as ExitStatus
     from .manager import KernelManager as KernelManager
     from .nanny_client.manager import RemoteKernelManager as RemoteKernelManager
@@ -87,6 +89,7 @@ _MODULES = {
     "errors": (
         "ClientClosed",
         "ConnectionFileError",
+        "ConnectionLost",
         "InvalidSignature",
         "KernelDied",
         "KernelMgmtError",
@@ -117,6 +120,7 @@ _MODULES = {
         "NannyOptions",
         "Prompt",
     ),
+    "link": ("ConnectionChange",),
     "manager": ("ExitStatus", "KernelManager"),
     "protocol": ("Message", "Session"),
     "nanny_client.manager": ("RemoteKernelManager", "manager_for"),

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from .background import acquire, background_loop, call_blocking, refuse_to_block, take
-from .client import KernelClient, MessageHandler
+from .client import ChangeHandler, KernelClient, MessageHandler
 from .connection import ConnectionInfo
 from .errors import RequestTimeout
 from .kernel_events import KernelEvent
@@ -453,6 +453,13 @@ class BlockingKernelClient(RequestMethods[BlockingRequest]):
     ) -> None:
         """Take a handler away from some channels, by default from all."""
         self._client.remove_handler(handler, channels)
+
+    def on_connection_change(self, handler: ChangeHandler) -> Callable[[], None]:
+        """Have a function told of losses of the connection, on the background thread.
+
+        See ``KernelClient.on_connection_change``.
+        """
+        return self._client.on_connection_change(handler)
 
     def execute_interactive(
         self,

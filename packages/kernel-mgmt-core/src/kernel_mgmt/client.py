@@ -19,6 +19,7 @@ from .connection import ConnectionInfo
 from .dialect import Dialect
 from .errors import (
     ClientClosed,
+    ConnectionLost,
     KernelDied,
     KernelMgmtError,
     KernelRestarted,
@@ -27,6 +28,8 @@ from .errors import (
 )
 from .handlers import HandlerCalls
 from .launch import Prompt, PromptHandler
+from .link import ConnectionChange, Link
+from .link_follower import LinkFollower
 from .lost_replies import LostReplies
 from .manager import KernelManager
 from .output import print_output
@@ -34,12 +37,14 @@ from .protocol import Buffer, JSONObject, Message, Session, requests
 from .request import Request
 from .request_methods import RequestMethods
 
-__all__ = ["KernelClient", "MessageHandler"]
+__all__ = ["ChangeHandler", "KernelClient", "MessageHandler"]
 
 logger = logging.getLogger("kernel_mgmt")
 
 #: Is called with each message of the channels it was added for; may be a coroutine function.
 MessageHandler = Callable[[Message], Any]
+#: Is called with each change of the connection; may be a coroutine function.
+ChangeHandler = Callable[[ConnectionChange], Any]
 OutputHook = Callable[[Message], Any]
 
 #: Dropped messages are logged up to this many, then each thousandth.
@@ -65,8 +70,12 @@ class KernelClient(RequestMethods[Request]):
     """Talks to one kernel; make it on the running loop that shall carry it.
 
     Any number of requests may be under way from any number of tasks.  Each ends: with its reply,
-    or with ``KernelDied``, ``KernelRestarted``, ``ReplyLost`` or ``ClientClosed``.  Nothing is ever
-    thrown away in order to wait for something else.
+    or with ``KernelDied``, ``KernelRestarted``, ``ReplyLost``, ``ConnectionLost`` or
+    ``ClientClosed``.  Nothing is ever thrown away in order to wait for something else.
+
+    A kernel on another machine is reached by a connection that may be lost: its manager has a
+    ``link``.  When it is lost, requests under way end with ``ConnectionLost``; those made from then
+    on wait, and are sent in order when it is back and no output can be missed any more.
 
     Args:
         connection_info: where the kernel is and how to sign messages.
@@ -88,6 +97,9 @@ class KernelClient(RequestMethods[Request]):
         #: Requests without a reply, then those with one that somebody still holds.
         self._pending: dict[str, Request] = {}
         self._answered: WeakValueDictionary[str, Request] = WeakValueDictionary()
+        #: Requests that wait for the connection to come back, in order, with their frames.
+        self._held: dict[str, tuple[Request, Sequence[Buffer]]] = {}
+        self._change_handlers: dict[object, ChangeHandler] = {}
         self._dialect = Dialect(self._request)
         self._lost_replies = LostReplies(self._pending, self._ask_kernel_info)
         self._calls = HandlerCalls()
@@ -106,25 +118,38 @@ class KernelClient(RequestMethods[Request]):
         self._mourned = asyncio.Event()
         #: Watches the kernel, and each that replaces it.
         self._watch: asyncio.Task[None] | None = None
+        #: How many kernels have ended since.
+        self._ends = 0
+        #: Follows the connection to the kernel's machine; None for a kernel that is here.
+        self._link: LinkFollower | None = None
         self._open()
-        if manager is not None:
+        if manager is not None and manager.link is not None:
+            self._follow_link(manager.link)
+        if manager is not None and self._gone is None:
             self._watch = self._loop.create_task(self._follow(manager))
             manager.followed_by(self._watch)
 
     def _open(self) -> None:
-        """Open the sockets, to a kernel that this client has not talked to."""
-        info = self.connection_info
-        self.session = Session(info.key, info.signature_scheme)
-        self._identity = self.session.session_id.encode()
+        """Turn to a kernel that this client has not talked to."""
         #: Why nothing can be asked of the kernel any more: it has died, or is being replaced.
         self._gone: KernelMgmtError | None = None
         self._mourned.clear()
         #: Whether this client has asked the kernel to end, and not to be started again.
         self.asked_to_end = False
-        self._iopub_heard = asyncio.Event()
         self._dialect.unlearn()
+        self._open_sockets()
+
+    def _open_sockets(self) -> None:
+        """Open the sockets anew, or leave it to the return of the connection."""
+        info = self.connection_info
+        # Whatever still holds the last connection does not know this one for the same.
+        self.session = Session(info.key, info.signature_scheme)
+        self._identity = self.session.session_id.encode()
+        self._iopub_heard = asyncio.Event()
         self._heartbeat: Heartbeat | None = None
         self._channels: dict[str, Channel] = {}
+        if self._is_cut:
+            return
         try:
             # The others are opened when they are first used.
             for name in ("iopub", "stdin", "shell"):
@@ -136,6 +161,7 @@ class KernelClient(RequestMethods[Request]):
     def _channel(self, name: str) -> Channel:
         channel = self._channels.get(name)
         if channel is None:
+            self._check_linked(f"the opening of {name}")
             channel = self._channels[name] = Channel(
                 self.connection_info, name, self._identity, self._on_frames
             )
@@ -144,6 +170,8 @@ class KernelClient(RequestMethods[Request]):
     def _disconnect(self, *, unsent: bool = True) -> None:
         if self._watch is not None:
             self._watch.cancel()
+        if self._link is not None:
+            self._link.close()
         self._settled.set()
         self._close_sockets(unsent=unsent)
 
@@ -155,7 +183,10 @@ class KernelClient(RequestMethods[Request]):
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "dead" if self._gone else "open"
-        return f"<KernelClient {state} {self.connection_info!r} {len(self._pending)} pending>"
+        if self._is_cut and state == "open":
+            state = "cut off"
+        count = len(self._pending) + len(self._held)
+        return f"<KernelClient {state} {self.connection_info!r} {count} pending>"
 
     # -- life ------------------------------------------------------------------------------
 
@@ -234,7 +265,9 @@ class KernelClient(RequestMethods[Request]):
                 await self._ready_or_dead(manager)
                 await self._see_the_end(manager)
         except KernelMgmtError as error:
-            logger.warning("The manager tells of its kernel no more: %s", error)
+            # Of a connection that is closed for good its link tells as well.
+            if not (isinstance(error, ConnectionLost) and error.final):
+                logger.warning("The manager tells of its kernel no more: %s", error)
         except Exception:
             logger.exception("The manager %r tells of its kernel no more", manager)
         self._mourned.set()
@@ -247,7 +280,7 @@ class KernelClient(RequestMethods[Request]):
         error = (
             KernelRestarted("The kernel was restarted before it answered; send the request again.")
             if manager.restarting
-            else KernelDied(status, await manager.log_tail())
+            else KernelDied(status, await _log_tail(manager))
         )
         before = -1
         while (count := sum(request.output_count for request in self._under_way())) != before:
@@ -255,6 +288,7 @@ class KernelClient(RequestMethods[Request]):
             await asyncio.sleep(_LAST_WORDS)
         self._settled.clear()
         self._gone = error
+        self._ends += 1
         self._fail_requests(error)
         self._mourned.set()
 
@@ -277,10 +311,110 @@ class KernelClient(RequestMethods[Request]):
         return [*self._pending.values(), *self._answered.values()]
 
     def _fail_requests(self, error: KernelMgmtError) -> None:
-        under_way = self._under_way()
+        held, self._held = self._held, {}
+        under_way = [*self._under_way(), *(request for request, _ in held.values())]
         self._pending.clear()
         for request in under_way:
             request.fail(error)
+
+    # -- the connection to another machine -------------------------------------------------
+
+    def on_connection_change(self, handler: ChangeHandler) -> Callable[[], None]:
+        """Have a function told when the connection to the kernel's machine is lost, and when it is back.
+
+        It is back when requests work again and none of their output is missed.  A kernel of this
+        machine has no such connection, and nothing is ever told.
+
+        Args:
+            handler: called with each :class:`~kernel_mgmt.link.ConnectionChange`, on the client's
+                loop; may be a coroutine function.  What it raises is logged.
+
+        Returns:
+            A function that ends this; it may be called twice.
+        """
+        key = object()
+        self._change_handlers[key] = handler
+
+        def end() -> None:
+            self._change_handlers.pop(key, None)
+
+        return end
+
+    def _tell_of_change(self, change: ConnectionChange) -> None:
+        for handler in tuple(self._change_handlers.values()):
+            self._calls.call(handler, change)
+
+    def _follow_link(self, link: Link) -> None:
+        self._link = LinkFollower(
+            link,
+            on_lost=self._on_lost,
+            on_restored=self._on_restored,
+            on_closed=self._on_link_closed,
+            tell=self._tell_of_change,
+        )
+        self._link.begin()
+
+    @property
+    def _is_cut(self) -> bool:
+        return self._link is not None and self._link.is_cut
+
+    def _check_linked(self, what: str) -> None:
+        if self._link is not None and self._link.is_cut:
+            raise self._link.error(what)
+
+    def _on_lost(self) -> None:
+        """Give up what is under way; what is made from now on waits."""
+        self._close_sockets(unsent=False)
+        self._channels = {}
+        self._fail_for_loss(self._under_way())
+
+    def _on_link_closed(self) -> None:
+        assert self._link is not None
+        held, self._held = self._held, {}
+        if not isinstance(self._gone, KernelDied):
+            self._gone = self._link.error("the request")
+        self._disconnect(unsent=False)
+        self._channels = {}
+        self._fail_for_loss([*self._under_way(), *(request for request, _ in held.values())])
+        self._mourned.set()
+
+    def _fail_for_loss(self, requests: Sequence[Request]) -> None:
+        assert self._link is not None
+        self._pending.clear()
+        for request in requests:
+            request.fail(self._link.error(request.message.msg_type))
+
+    async def _on_restored(self) -> None:
+        """Work again: with open sockets, and no output missed; then send what has waited."""
+        try:
+            self._open_sockets()
+            await self._become_ready_again()
+        except KernelMgmtError as error:
+            # It has ended meanwhile: so have the requests that waited.
+            logger.debug("The kernel is not there when the connection is: %s", error)
+        except Exception:
+            logger.exception("The client could not be connected again")
+        held, self._held = self._held, {}
+        for request, frames in held.values():
+            self._post_now(request, frames)
+
+    async def _become_ready_again(self) -> None:
+        """Wait until nothing of the output of a kernel is missed that had been there before.
+
+        It may be busy, and so is not waited for; what matters is whether it is still the same.
+        """
+        ends = self._ends
+        await self._until_output_is_heard([self._ask_who_it_is(), self._ask_who_it_is("control")])
+        manager = self.manager
+        assert manager is not None
+        try:
+            same = await manager.is_alive()
+        except KernelMgmtError as error:
+            logger.warning("Whether the kernel is still the same is not known: %s", error)
+            return
+        watched = self._watch is not None and not self._watch.done()
+        if not same and watched and self._ends == ends:
+            await self._mourned.wait()
 
     def _check_usable(self) -> None:
         if self._closed:
@@ -300,16 +434,21 @@ class KernelClient(RequestMethods[Request]):
     def responsive(self) -> bool:
         """Whether the kernel answers heartbeats, which begin when this is first asked.
 
-        True until a kernel has had three seconds to answer.  A kernel can be alive and not
-        responsive (stopped, or its machine is too busy); for alive, ask the manager.
+        True until a kernel has had three seconds to answer, and false as long as the connection to
+        its machine is lost.  A kernel can be alive and not responsive (stopped, or its machine is
+        too busy); for alive, ask the manager.
         """
         self._check_usable()
+        if self._is_cut:
+            return False
         if self._heartbeat is None:
             self._heartbeat = Heartbeat(self.connection_info)
         return self._heartbeat.responsive
 
     async def wait_for_ready(self, timeout: float | None = 60) -> JSONObject:
         """Wait until the kernel answers and its output reaches this client.
+
+        When the connection to its machine is lost, until that is back, too.
 
         Args:
             timeout: seconds to wait at most; None for no limit.
@@ -320,6 +459,7 @@ class KernelClient(RequestMethods[Request]):
         Raises:
             KernelDied: its process ended, with exit status and last output; at once.
             RequestTimeout: it did not answer in time.
+            ConnectionLost: the connection to its machine is closed for good.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -329,33 +469,72 @@ class KernelClient(RequestMethods[Request]):
         return self.kernel_info_content
 
     async def _become_ready(self) -> JSONObject:
-        await self._settled.wait()
-        probes = [self.kernel_info()]
+        while True:
+            await self._settled.wait()
+            if self._link is not None and not self._link.usable.is_set():
+                await self._link.usable.wait()
+                continue
+            try:
+                return await self._probe_until_ready()
+            except ConnectionLost as error:
+                if error.final:
+                    raise
+
+    async def _probe_until_ready(self) -> JSONObject:
+        probes = [self._ask_who_it_is()]
         pause = _BUSY_AFTER
         try:
             while (reply := await _first_reply(probes, pause)) is None:
                 # On shell the question waits behind a running cell, on control it does not; but a
                 # control request that comes before the kernel is up may never be answered.
-                probes.append(self.kernel_info(channel="control"))
+                probes.append(self._ask_who_it_is("control"))
                 pause = min(pause * 2, 5)
+            await self._until_output_is_heard(probes)
+        finally:
+            self._forget_probes(probes)
+        return reply.content
+
+    async def _until_output_is_heard(self, probes: list[Request]) -> None:
+        """Ask the kernel until it has been heard on iopub; what was asked is added to the probes."""
+        try:
             # Some subscriptions take longer than the reply; each question makes some output, in
             # protocol 4 only code does.
             pause = 0.05
             while not await self._hears_iopub(pause):
                 probes.append(
-                    self.execute("", silent=True)
+                    self._probe(requests.execute_request("", silent=True))
                     if self._dialect.is_4
-                    else self.kernel_info(channel=probes[-1].channel)
+                    else self._ask_who_it_is(probes[-1].channel)
                 )
                 pause = min(pause * 2, 1)
+            pause = 0.001
             while not self._channel("stdin").is_connected():
                 # ZeroMQ has no event for it; it is as good as always connected by now.
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(pause)
                 self._check_usable()
+                pause = min(pause * 2, 0.05)
         finally:
-            for probe in probes:
-                self._pending.pop(probe.msg_id, None)
-        return reply.content
+            self._forget_probes(probes)
+
+    def _ask_who_it_is(self, channel: str = "shell") -> Request:
+        return self._probe(requests.kernel_info_request(), channel)
+
+    def _probe(self, message: Message, channel: str = "shell") -> Request:
+        """Send a message that waits for nothing.
+
+        Raises:
+            ConnectionLost: the connection to the kernel's machine is lost.
+            KernelMgmtError: the client is closed, or the kernel gone.
+        """
+        self._check_usable()
+        self._check_linked(message.msg_type)
+        request, frames = self._prepare(message, channel)
+        self._post_now(request, frames)
+        return request
+
+    def _forget_probes(self, probes: Sequence[Request]) -> None:
+        for probe in probes:
+            self._pending.pop(probe.msg_id, None)
 
     async def _hears_iopub(self, patience: float) -> bool:
         try:
@@ -367,6 +546,13 @@ class KernelClient(RequestMethods[Request]):
 
     async def _not_ready(self, seconds: float) -> RequestTimeout:
         message = f"The kernel did not answer within {seconds:g} s (phase 'ready')"
+        if self._link is not None and self._link.is_cut:
+            return RequestTimeout(
+                f"{message}; the connection to {self._link.link.name} is lost, and is being made "
+                "again: give it more time",
+                phase="ready",
+                seconds=seconds,
+            )
         if not self._settled.is_set():
             return RequestTimeout(
                 f"{message}; it is gone, and none has come in its place yet: give it more time",
@@ -379,7 +565,7 @@ class KernelClient(RequestMethods[Request]):
                 phase="ready",
                 seconds=seconds,
             )
-        tail = (await self.manager.log_tail(5)).strip()
+        tail = (await _log_tail(self.manager, 5)).strip()
         heard = f"; its last output: {tail}" if tail else ""
         return RequestTimeout(
             f"{message}; its process is alive, so give it more time or stop it{heard}",
@@ -395,10 +581,14 @@ class KernelClient(RequestMethods[Request]):
 
         Raises:
             RequestTimeout: it did not answer the message in time.
+            ConnectionLost: the connection to its machine is lost; it is not interrupted later.
         """
         if self.connection_info.interrupt_mode == "signal" and self.manager is not None:
             await self.manager.interrupt()
             return
+        self._check_usable()
+        # Whoever waits for the connection to come back does not want it to interrupt what runs then.
+        self._check_linked("interrupt_request")
         await self._reply_within(
             self.send(requests.interrupt_request(), "control"), timeout, "interrupt"
         )
@@ -477,6 +667,15 @@ class KernelClient(RequestMethods[Request]):
         return frames
 
     def _post(self, request: Request, frames: Sequence[Buffer]) -> None:
+        """Send a prepared request, on the loop, or once the connection is back."""
+        if self._link is None or self._link.usable.is_set():
+            self._post_now(request, frames)
+        elif self._gone is not None:
+            request.fail(self._gone)
+        else:
+            self._held[request.msg_id] = request, frames
+
+    def _post_now(self, request: Request, frames: Sequence[Buffer]) -> None:
         """Send a prepared request, on the loop; what prevents it becomes the request's end."""
         try:
             self._check_usable()
@@ -493,7 +692,7 @@ class KernelClient(RequestMethods[Request]):
 
     def _post_again(self, request: Request, frames: Sequence[Buffer]) -> None:
         if self._pending.get(request.msg_id) is request:  # else it has ended meanwhile
-            self._post(request, frames)
+            self._post_now(request, frames)
 
     async def execute_interactive(
         self,
@@ -573,8 +772,10 @@ class KernelClient(RequestMethods[Request]):
 
         Raises:
             KernelDied: the kernel is gone, and with it the question.
+            ConnectionLost: the connection to its machine is lost, and the question with it.
         """
         self._check_usable()
+        self._check_linked("input_request")
         message = requests.input_reply(value)
         if parent is not None:
             message.parent_header = parent.header
@@ -582,6 +783,8 @@ class KernelClient(RequestMethods[Request]):
         try:
             self._channel("stdin").send(frames)
         except zmq.Again:
+            if self._link is not None:  # which may not be known to be lost yet
+                raise self._link.error("input_request") from None
             raise KernelDied from None
 
     # -- what comes in ---------------------------------------------------------------------
@@ -709,6 +912,14 @@ def _running_loop() -> asyncio.AbstractEventLoop:
         raise RuntimeError(
             "A KernelClient needs a running event loop; without one use BlockingKernelClient."
         ) from None
+
+
+async def _log_tail(manager: KernelManager, lines: int = 50) -> str:
+    """Give the last words of a kernel, unless they are out of reach."""
+    try:
+        return await manager.log_tail(lines)
+    except ConnectionLost:
+        return ""
 
 
 async def _end(manager: KernelManager) -> None:

@@ -69,6 +69,7 @@ async def start_detached(
     restart_policy: RestartPolicy | None = _DEFAULT_POLICY,
     lease: float | None = None,
     idle_timeout: float | None = None,
+    unattended_timeout: float | None = None,
     startup_timeout: float = 60,
     on_progress: ProgressHandler | None = None,
     on_prompt: PromptHandler | None = None,
@@ -90,6 +91,8 @@ async def start_detached(
             such limit.
         idle_timeout: seconds without any message or running code after which it is shut down;
             None for no such limit.
+        unattended_timeout: seconds without any client, after which it is shut down, whatever it
+            runs; None for no such limit.
         startup_timeout: seconds until it must answer.
         on_progress: is told of each step.
         on_prompt: answers a provider's question.
@@ -106,7 +109,7 @@ async def start_detached(
         ValueError: a limit that is no positive number of seconds.
     """
     _check_name(name)
-    options = NannyOptions(name, restart_policy, lease, idle_timeout)
+    options = NannyOptions(name, restart_policy, lease, idle_timeout, unattended_timeout)
     kernel_id = str(uuid.uuid4())
     finder = finder or KernelFinder.from_entrypoints()
     kernel_type = await finder.resolve(type_id)
@@ -293,6 +296,7 @@ def start_detached_blocking(
     restart_policy: RestartPolicy | None = _DEFAULT_POLICY,
     lease: float | None = None,
     idle_timeout: float | None = None,
+    unattended_timeout: float | None = None,
     startup_timeout: float = 60,
     on_progress: ProgressHandler | None = None,
     on_prompt: PromptHandler | None = None,
@@ -316,6 +320,7 @@ def start_detached_blocking(
             restart_policy=restart_policy,
             lease=lease,
             idle_timeout=idle_timeout,
+            unattended_timeout=unattended_timeout,
             startup_timeout=startup_timeout,
             on_progress=on_progress,
             on_prompt=on_prompt,

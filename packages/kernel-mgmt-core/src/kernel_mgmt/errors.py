@@ -12,6 +12,7 @@
     ├── KernelRestarted                  the kernel that had the request was replaced
     ├── ReplyLost                        the kernel finished the request and never replied
     ├── ClientClosed                     you: the client was closed
+    ├── ConnectionLost                   the network: the way to the kernel's machine was lost
     ├── RequestTimeout (TimeoutError)    the kernel did not do it in the time you gave it
     ├── UnsupportedFeature               the kernel does not know what was asked for
     ├── ConnectionFileError              a connection file or its content cannot be used
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ClientClosed",
     "ConnectionFileError",
+    "ConnectionLost",
     "InvalidSignature",
     "KernelDied",
     "KernelMgmtError",
@@ -216,6 +218,24 @@ class ReplyLost(KernelMgmtError):
 
 class ClientClosed(KernelMgmtError):
     """The client was closed before the request was answered; make a new client."""
+
+
+class ConnectionLost(KernelMgmtError):
+    """The connection to the kernel's machine was lost before the answer came.
+
+    What was asked for may have been done all the same: the kernel lives on, and what it runs.
+
+    Attributes:
+        host: where the kernel is, such as ``user@host``.
+        reason: why it was lost; may be empty.
+        final: whether it does not come back by itself, and one has to attach to the kernel again.
+    """
+
+    def __init__(self, message: str, *, host: str, reason: str = "", final: bool = False) -> None:
+        super().__init__(message)
+        self.host = host
+        self.reason = reason
+        self.final = final
 
 
 class RequestTimeout(KernelMgmtError, TimeoutError):

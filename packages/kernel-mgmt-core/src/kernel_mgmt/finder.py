@@ -324,7 +324,8 @@ class KernelFinder:
     async def attach(self, record: KernelRecord) -> Launched:
         """Find a running kernel again.
 
-        One that has a nanny is found without its provider, unless that has an attach hook.
+        One that has a nanny is found without its provider, unless that has an attach hook.  One whose
+        record names no machine is always its provider's.
 
         Args:
             record: what is known of it.
@@ -342,7 +343,7 @@ class KernelFinder:
         if provider is not None and provider.can_attach:
             launched = await self._call(provider, "attach", record=record)
             return _with_manager(launched, record.kernel_id)
-        if "nanny" in record.manager:
+        if "nanny" in record.manager and record.machine:
             return _managed_by_nanny(record.connection_info, record.kernel_id)
         provider = self._provider(record.provider, record.type_id)
         raise self._provider_error(provider, "its kernels end with the process that launched them")

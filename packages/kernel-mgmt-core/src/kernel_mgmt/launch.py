@@ -116,6 +116,9 @@ class NannyOptions:
             None for no such limit.
         idle_timeout: seconds without any message or running code after which the kernel is shut
             down; None for no such limit.
+        unattended_timeout: seconds without any client, after which the kernel is shut down, whatever
+            it runs: nobody listens to its output or to the nanny's events, and nobody says
+            anything; None for no such limit.
 
     Raises:
         ValueError: a limit that is no positive number of seconds.
@@ -125,9 +128,10 @@ class NannyOptions:
     restart_policy: RestartPolicy | None = field(default_factory=RestartPolicy)
     lease: float | None = None
     idle_timeout: float | None = None
+    unattended_timeout: float | None = None
 
     def __post_init__(self) -> None:
-        for limit in ("lease", "idle_timeout"):
+        for limit in ("lease", "idle_timeout", "unattended_timeout"):
             seconds = getattr(self, limit)
             if seconds is not None and not 0 < seconds < math.inf:
                 raise ValueError(
@@ -253,11 +257,12 @@ class KernelRecord:
         kernel_id: the kernel's id.
         type_id: the id of its type, ``provider/name``.
         connection_info: how to reach it.
-        manager: what its manager's ``record()`` gave.
+        manager: what its manager's ``record()`` gave; ``host`` in it is for people, where it runs.
         name: what people call it, beside its id; may be empty.
         started: when it was started first, in seconds since the epoch; None when nobody noted it.
         cwd: its working directory; empty when nobody noted it.
-        machine: where it runs, as :mod:`kernel_mgmt.machine` tells machines apart.
+        machine: where it runs, as :mod:`kernel_mgmt.machine` tells machines apart; empty for a
+            kernel that its provider reaches from any machine.
         connection_file: the file by which other clients find it; None when there is none.
     """
 

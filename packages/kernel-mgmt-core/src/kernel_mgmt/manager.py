@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from .link import Link
+
 __all__ = ["ExitStatus", "KernelManager"]
 
 
@@ -117,6 +119,15 @@ class KernelManager(ABC):
     async def log_tail(self, lines: int = 50) -> str:
         """Give the last lines of the kernel's own output, empty when it is not captured."""
         return ""
+
+    @property
+    def link(self) -> Link | None:
+        """The connection by which a kernel on another machine is reached; None for one that is here.
+
+        When it is lost clients wait until it is back.  So do :meth:`wait` and :meth:`next_kernel`,
+        without limit; the other methods do so for some seconds, and then raise ``ConnectionLost``.
+        """
+        return None
 
     @property
     def restarting(self) -> bool:

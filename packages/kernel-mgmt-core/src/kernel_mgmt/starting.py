@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Any
 
 from .background import finish
 from .client import KernelClient
-from .errors import KernelDied, LaunchError, RequestTimeout
+from .errors import ConnectionLost, KernelDied, LaunchError, RequestTimeout, one_line
 from .finder import KernelFinder
 from .launch import KernelType, LaunchProgress, ProgressHandler
 from .manager import KernelManager
 
 __all__ = ["discard", "launch_and_wait"]
+
+logger = logging.getLogger("kernel_mgmt")
 
 
 async def launch_and_wait(
@@ -66,7 +69,10 @@ async def launch_and_wait(
         await client.wait_for_ready(max(0.0, deadline - time.monotonic()))
     except BaseException as error:
         failure = await _why_not_ready(error, manager, startup_timeout)
-        await finish(discard(client, manager))
+        try:
+            await finish(discard(client, manager))
+        except ConnectionLost as loss:  # whatever keeps the kernel ends it when nobody comes
+            logger.warning("A kernel whose start was given up may be left: %s", loss)
         if failure is None:
             raise
         raise failure from None
@@ -83,14 +89,25 @@ async def _why_not_ready(
             exit_status=error.exit_status,
             log_tail=error.log_tail,
         )
+    if isinstance(error, ConnectionLost):
+        return LaunchError(f"{one_line(error)}.", phase="ready")
     if isinstance(error, RequestTimeout):
         return LaunchError(
             f"the kernel accepted connections but did not answer within {seconds:g} s.",
             phase="ready",
             advice="Give it more time with startup_timeout, or see whether its type is right.",
-            log_tail="" if manager is None else await manager.log_tail(),
+            log_tail=await _log_tail(manager),
         )
     return None
+
+
+async def _log_tail(manager: KernelManager | None) -> str:
+    if manager is None or (manager.link is not None and manager.link.state != "up"):
+        return ""
+    try:
+        return await manager.log_tail()
+    except ConnectionLost:
+        return ""
 
 
 async def discard(client: KernelClient | None, manager: KernelManager | None) -> None:

@@ -12,7 +12,13 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
 from kernel_mgmt import Message, Prompt, Request
-from kernel_mgmt.errors import KernelDied, KernelMgmtError, KernelRestarted, ReplyLost
+from kernel_mgmt.errors import (
+    ConnectionLost,
+    KernelDied,
+    KernelMgmtError,
+    KernelRestarted,
+    ReplyLost,
+)
 from prompt_toolkit.application import in_terminal
 
 from ..errors import CommandError, LogToUser, say
@@ -180,6 +186,11 @@ class Console:
             self._kernel.note_death()  # told where it is watched
             return
         except KernelRestarted:
+            return
+        except ConnectionLost as error:
+            if error.final:
+                raise
+            self._tell("warning", str(error))
             return
         except ReplyLost:
             self._tell("warning", "The kernel has ended the cell without a reply.")

@@ -297,17 +297,20 @@ async def kept_kernel(
         KernelMgmtError: it is not there, or does not answer.
     """
     from kernel_mgmt.detached import attach_kernel
-    from kernel_mgmt.nanny_client.manager import manager_for
+    from kernel_mgmt.nanny_client.manager import RemoteKernelManager, manager_for
 
-    manager, client = await attach_kernel(record, timeout=startup_timeout)
+    from ..detached.finding import reaching
+
+    with reaching(record):
+        manager, client = await attach_kernel(record, timeout=startup_timeout)
     title = f"{record.name} {record.type_id}".lstrip()
     info = client.connection_info
     try:
         if manager is None:
             yield ConsoleKernel(client, title, at_end=_LEAVE)
         else:
-            yield _KeptKernel(
-                client, title, manager_for(info) if info.nanny_control_port else manager
-            )
+            # The one that was given may know more: that the way to the kernel is interrupted.
+            has_nanny = info.nanny_control_port and not isinstance(manager, RemoteKernelManager)
+            yield _KeptKernel(client, title, manager_for(info) if has_nanny else manager)
     finally:
         client.close()

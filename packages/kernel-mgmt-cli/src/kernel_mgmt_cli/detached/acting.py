@@ -8,7 +8,7 @@ from kernel_mgmt import KernelClient, KernelManager, KernelRecord
 from kernel_mgmt.nanny_client.manager import RemoteKernelManager
 
 from ..errors import KERNEL_DIED, KERNEL_MGMT_FAILED, CommandError
-from .finding import find_here, manager_of
+from .finding import find_here, manager_of, reach
 from .words import label
 
 __all__ = ["interrupt", "restart"]
@@ -25,10 +25,10 @@ def interrupt(kernel_id: str) -> None:
 
 
 async def _interrupt(record: KernelRecord) -> None:
-    manager = await manager_of(record)
+    connection_info, manager = await reach(record)
     await _check_that_it_lives(record, manager)
     # The client, and not the manager: some types want a message.
-    async with KernelClient(record.connection_info, manager=manager) as client:
+    async with KernelClient(connection_info, manager=manager) as client:
         await client.interrupt()
 
 

@@ -69,6 +69,13 @@ def _start(
             help="Stop the kernel when it has run nothing, and heard nothing, for so long.",
         ),
     ] = None,
+    unattended_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Stop the kernel, whatever it runs, when nothing has been attached for so long.",
+        ),
+    ] = None,
 ) -> None:
     """Start a kernel that runs on, and print its id.
 
@@ -79,7 +86,11 @@ def _start(
 
     environment = read_assignments("--env", env or ())
     parameters = read_parameters("--param", param or ())
-    for option, seconds in (("--lease", lease), ("--idle-timeout", idle_timeout)):
+    for option, seconds in (
+        ("--lease", lease),
+        ("--idle-timeout", idle_timeout),
+        ("--unattended-timeout", unattended_timeout),
+    ):
         if seconds is not None and not 0 < seconds < float("inf"):
             raise CommandError(
                 f"{option} {seconds:g} is no time to wait; give a positive number of seconds."
@@ -96,6 +107,7 @@ def _start(
         launch_params=parameters,
         lease=lease,
         idle_timeout=idle_timeout,
+        unattended_timeout=unattended_timeout,
         startup_timeout=timeout,
     )
 
@@ -104,8 +116,9 @@ def _ps(as_json: AsJson = False) -> None:
     """List the kernels that run on, and what they are doing.
 
     Memory and CPU are those of the kernel and its children. A kernel is starting, idle, busy,
-    restarting, stopping or dead; "no answer" when it is there and silent, "elsewhere" when it was started on
-    another machine that shares this directory, "running" when only its record tells of it.
+    restarting, stopping or dead; "no answer" when it is there and silent, "remote" when it is reached
+    over a network, and was not asked, "elsewhere" when it was started on another machine that shares
+    this directory, "running" when only its record tells of it.
     """
     from .ps import list_running
 
@@ -181,7 +194,7 @@ def _stop(
         list[str] | None, typer.Argument(metavar="ID", help=_ID_HELP, show_default=False)
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="All that run on this machine.")
+        bool, typer.Option("--all", help="All that run on this machine, and none of others.")
     ] = False,
     grace: Annotated[
         float,

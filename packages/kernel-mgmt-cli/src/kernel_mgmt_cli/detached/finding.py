@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from kernel_mgmt import KernelFinder, KernelManager, KernelRecord
+import contextlib
+from collections.abc import Iterator
+
+from kernel_mgmt import ConnectionInfo, KernelFinder, KernelManager, KernelRecord
+from kernel_mgmt.errors import LaunchError
 from kernel_mgmt.records import DEAD, ELSEWHERE, find_record, record_state
 
 from ..errors import KERNEL_DIED, KERNEL_MGMT_FAILED, CommandError
 from .words import label
 
-__all__ = ["find_here", "manager_of"]
+__all__ = ["find_here", "manager_of", "reach", "reaching"]
 
 
 def find_here(kernel_id: str) -> KernelRecord:
@@ -39,17 +43,39 @@ def find_here(kernel_id: str) -> KernelRecord:
 
 
 async def manager_of(record: KernelRecord) -> KernelManager:
-    """Give a kernel's manager.
+    """Give a kernel's manager; raises as :func:`reach` does."""
+    return (await reach(record))[1]
+
+
+async def reach(record: KernelRecord) -> tuple[ConnectionInfo, KernelManager]:
+    """Give where a kernel is reached from here, which its record need not know, and its manager.
 
     Raises:
         KernelMgmtError: it was not found.
-        CommandError: the kernel has none.
+        CommandError: the kernel has no manager.
     """
-    _, manager = await KernelFinder.from_entrypoints().attach(record)
+    with reaching(record):
+        connection_info, manager = await KernelFinder.from_entrypoints().attach(record)
     if manager is None:
         raise CommandError(
             f"nothing watches the kernel {label(record)}: it can only be talked to, with "
             f"'kernel-mgmt attach {record.kernel_id}'.",
             KERNEL_MGMT_FAILED,
         )
-    return manager
+    return connection_info, manager
+
+
+@contextlib.contextmanager
+def reaching(record: KernelRecord) -> Iterator[None]:
+    """Tell that a kernel is not reached, where a provider says that a launch failed.
+
+    Raises:
+        CommandError: in place of a :class:`~kernel_mgmt.errors.LaunchError`.
+    """
+    try:
+        yield
+    except LaunchError as error:
+        why = f"{error.cause} {error.advice}".rstrip()
+        raise CommandError(
+            f"the kernel {label(record)} is not reached. {why}", KERNEL_MGMT_FAILED
+        ) from error

@@ -24,6 +24,7 @@ _REASONS = {
     "shutdown_request": "a client has shut it down",
     "lease": "its lease has run out",
     "idle": "it was idle for too long",
+    "unattended": "nothing was attached to it for too long",
     "signal": "a signal ended its nanny",
 }
 

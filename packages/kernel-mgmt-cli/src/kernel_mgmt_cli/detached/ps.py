@@ -71,9 +71,10 @@ def details(status: KernelStatus, usages: dict[int, Usage]) -> dict[str, Any]:
         "exit_status": info.get("exit_status"),
         "lease": info.get("lease"),
         "idle_timeout": info.get("idle_timeout"),
+        "unattended_timeout": info.get("unattended_timeout"),
         "kernel_pid": info.get("kernel_pid"),
         "nanny_pid": info.get("nanny_pid"),
-        "host": record.machine.get("host"),
+        "host": status.host or None,
         "cwd": record.cwd,
         "connection_file": record.connection_file,
     }

@@ -16,7 +16,7 @@ __all__ = ["KernelStatus", "look_at"]
 _PATIENCE = 2.0
 
 #: States that neither a nanny nor a record tells of.
-_NO_ANSWER, _RUNNING, _UNKNOWN = "no answer", "running", "unknown"
+_NO_ANSWER, _REMOTE, _RUNNING, _UNKNOWN = "no answer", "remote", "running", "unknown"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class KernelStatus:
         record: its record.
         state: ``starting``, ``idle``, ``busy``, ``restarting``, ``dead`` or ``stopping``, as its
             nanny says; ``dead`` as well when the nanny has ended; ``elsewhere`` for one of another
-            machine; ``no answer`` from a nanny that is there; ``running`` when only the record
+            machine; ``remote`` for one that its provider reaches over a network, and was not
+            asked; ``no answer`` from a nanny that is there; ``running`` when only the record
             tells of the kernel; ``unknown`` when the nanny cannot be understood.
         info: what its nanny has said: the content of a ``nanny_info_reply``.
         problem: why there is no more, one sentence.
@@ -44,10 +45,16 @@ class KernelStatus:
         status = self.info.get("exit_status")
         return None if status is None else ExitStatus.from_dict(status)
 
+    @property
+    def host(self) -> str:
+        """The machine that the kernel is on; empty where nobody noted it."""
+        # Of one that is reached over a network, what its provider calls the machine.
+        return str(self.record.machine.get("host") or self.record.manager.get("host") or "")
+
     def __str__(self) -> str:
         """Give the state with what belongs to it, for people."""
-        if self.state == ELSEWHERE and self.record.machine.get("host"):
-            return f"{self.state} ({self.record.machine['host']})"
+        if self.state in (ELSEWHERE, _REMOTE) and self.host:
+            return f"{self.state} ({self.host})"
         if self.state == DEAD and self.exit_status is not None:
             return f"{self.state} ({self.exit_status})"
         return self.state
@@ -65,6 +72,9 @@ def look_at(records: Sequence[KernelRecord]) -> list[KernelStatus]:
 def _look_at_record(record: KernelRecord) -> KernelStatus | None:
     """Tell what a record alone tells of a kernel; None when its nanny is to be asked."""
     state = record_state(record)
+    if not record.machine:
+        # Only its provider knows the way there, which may be a long one.
+        return KernelStatus(record, _REMOTE)
     if state == ALIVE:
         return None if "nanny" in record.manager else KernelStatus(record, _RUNNING)
     return KernelStatus(record, state)

@@ -43,7 +43,10 @@ def _find(kernel_ids: Sequence[str] | None) -> tuple[list[KernelRecord], list[in
         records, problems = read_records()
         for problem in problems:
             say("warning", problem)
-        return [record for record in records if record_state(record) == ALIVE], []
+        remote = [record for record in records if not record.machine]
+        if remote:
+            say("hint", f"left alone is what other machines run: {', '.join(map(label, remote))}.")
+        return [r for r in records if r.machine and record_state(r) == ALIVE], []
     found, codes = {}, []
     for kernel_id in kernel_ids:
         try:

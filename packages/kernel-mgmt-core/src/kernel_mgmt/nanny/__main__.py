@@ -22,10 +22,10 @@ _LONGEST_REQUEST = 64 * 1024 * 1024
 def main() -> int:
     """Keep one kernel; returns when it is gone."""
     try:
-        request = NannyRequest.from_json(_read_line())
+        request = NannyRequest.from_json(read_line())
     except NannyError as error:
         with contextlib.suppress(OSError):  # nobody reads it
-            answer(_refusal(str(error)))
+            answer(refusal(str(error)))
         return 1
     if os.environ.get("GLIBC_TUNABLES") == TUNABLES:
         del os.environ["GLIBC_TUNABLES"]
@@ -37,14 +37,15 @@ def main() -> int:
     except ImportError as error:
         cause = f"{sys.executable} cannot import what the nanny needs: {error}."
         with contextlib.suppress(OSError):
-            answer(_refusal(cause, "Install pyzmq for it."))
+            answer(refusal(cause, "Install pyzmq for it."))
         return 1
-    _leave_parent()
+    leave_parent()
     watchdog = Watchdog()  # forked off while this process has one thread
     return serve(request, watchdog, answer)
 
 
-def _read_line() -> bytes:
+def read_line() -> bytes:
+    """Read the request from standard input, which has nothing else."""
     line = bytearray()
     while not line.endswith(b"\n") and len(line) < _LONGEST_REQUEST:
         data = os.read(0, 65536)
@@ -65,7 +66,8 @@ def answer(content: Mapping[str, Any]) -> None:
         line = line[os.write(1, line) :]
 
 
-def _refusal(cause: str, advice: str = "") -> Mapping[str, Any]:
+def refusal(cause: str, advice: str = "") -> Mapping[str, Any]:
+    """Give the answer to a request that cannot be used."""
     return {
         "status": "error",
         "ename": "NannyError",
@@ -75,7 +77,7 @@ def _refusal(cause: str, advice: str = "") -> Mapping[str, Any]:
     }
 
 
-def _leave_parent() -> None:
+def leave_parent() -> None:
     """Go on in a process of a session of its own, which whoever started this one need not reap."""
     os.chdir(os.path.abspath(os.sep))  # which pins nobody's directory
     if sys.platform != "win32":

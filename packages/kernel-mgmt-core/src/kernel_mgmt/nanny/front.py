@@ -93,10 +93,13 @@ class Front:
         on_shutdown: Callable[[bool], object],
     ) -> None:
         self.info = info
-        #: How many subscribers iopub has.
+        #: How many subscribers iopub has, and the events.
         self.clients = 0
+        self._listeners = 0
         #: When a client or the kernel said something last, on the monotonic clock.
         self.heard_at = time.monotonic()
+        #: When a client or manager said something, came or went last.
+        self._attended_at = time.monotonic()
         #: How many messages of the kernel were passed on.
         self.passed = 0
         self._on_control = on_control
@@ -144,10 +147,10 @@ class Front:
                 socket.set(zmq.ROUTER_HANDOVER, 1)
             elif socket.type == zmq.XPUB:
                 socket.set(zmq.MAXMSGSIZE, _TOPIC_LIMIT)
-            if channel == "iopub":
-                socket.set(zmq.SNDHWM, _OUTPUT_LIMIT)
                 # Every subscriber is told of, also the second to a topic, and each that leaves.
                 socket.set(zmq.XPUB_VERBOSER, 1)
+            if channel == "iopub":
+                socket.set(zmq.SNDHWM, _OUTPUT_LIMIT)
             elif channel == "nanny_events":
                 socket.set(zmq.SNDHWM, _EVENTS_LIMIT)
             elif channel == "nanny_control":
@@ -173,6 +176,13 @@ class Front:
     def last_activity(self) -> float:
         """When a client or the kernel said something last, in seconds since the epoch."""
         return time.time() - (time.monotonic() - self.heard_at)
+
+    @property
+    def attended_at(self) -> float:
+        """When there was a client or a manager last, on the monotonic clock."""
+        if self.clients or self._listeners:
+            return time.monotonic()
+        return self._attended_at
 
     @property
     def runs_code(self) -> bool:
@@ -274,9 +284,7 @@ class Front:
         if back is not None:
             handlers[back.sockets["iopub"]] = self._passer_of_output(back)
         handlers |= {
-            sockets["nanny_control"]: lambda: self._on_control(
-                [frame.bytes for frame in receive(sockets["nanny_control"])]
-            ),
+            sockets["nanny_control"]: self._take_question,
             sockets["iopub"]: self._take_subscriber,
             sockets["nanny_events"]: self._take_listener,
         }
@@ -287,7 +295,7 @@ class Front:
             handlers[back.sockets["stdin"]] = self._passer_of_questions(back)
             handlers[back.sockets["hb"]] = self._passer(back.sockets["hb"], sockets["hb"])
             for channel in ("stdin", "hb"):
-                handlers[sockets[channel]] = self._passer(sockets[channel], back.sockets[channel])
+                handlers[sockets[channel]] = self._passer_from_client(back, channel)
         elif self._gone is not None:
             for channel in ("stdin", "hb"):
                 handlers[sockets[channel]] = self._discarder(sockets[channel])
@@ -374,7 +382,7 @@ class Front:
         return pass_request
 
     def _pass_request(self, channel: str, frames: Any) -> None:
-        self.heard_at = time.monotonic()
+        self.heard_at = self._attended_at = time.monotonic()
         envelope = Envelope(frames)
         header = envelope.header()
         request = self._request(channel, envelope, header)
@@ -443,17 +451,24 @@ class Front:
         message = Message(header, parent, {}, content, (), route)
         self._send(self._sockets[channel], self._session.serialize(message))
 
+    def _take_question(self) -> None:
+        """Hand on what a manager asks."""
+        self._attended_at = time.monotonic()
+        self._on_control([frame.bytes for frame in receive(self._sockets["nanny_control"])])
+
     def _take_subscriber(self) -> None:
         """Welcome a subscriber of iopub (JEP 65), or take notice of one that leaves."""
         self.clients = max(0, self.clients + self._welcome("iopub", "iopub_welcome"))
 
     def _take_listener(self) -> None:
-        """Tell a subscriber of events that it misses none from now on."""
-        self._welcome("nanny_events", "subscribed")
+        """Tell a subscriber of events that it misses none from now on, or notice one that leaves."""
+        self._listeners = max(0, self._listeners + self._welcome("nanny_events", "subscribed"))
 
     def _welcome(self, channel: str, msg_type: str) -> int:
         """Answer a subscription under its own topic; gives 1 for one, -1 for the end of one."""
         event = self._sockets[channel].recv(zmq.NOBLOCK)
+        # Before the number changes, which another thread looks at first.
+        self._attended_at = time.monotonic()
         if event[:1] == b"\x00":
             return -1
         if event[:1] != b"\x01":
@@ -531,6 +546,17 @@ class Front:
         self._on_ready(back.number)
         while self._held:
             self._pass_request(*self._held.popleft())
+
+    def _passer_from_client(self, back: Back, channel: str) -> Callable[[], None]:
+        source, target = self._sockets[channel], back.sockets[channel]
+
+        def pass_on() -> None:
+            frames = receive(source)
+            self._attended_at = time.monotonic()
+            self.passed += 1
+            self._send(target, frames)
+
+        return pass_on
 
     def _passer(self, source: Any, target: Any) -> Callable[[], None]:
         def pass_on() -> None:

@@ -216,7 +216,7 @@ def _connection_info(value: Any) -> ConnectionInfo | None:
 
 def _options(fields: dict[str, Any]) -> NannyOptions:
     _text("name", fields.get("name", ""))
-    for name in ("lease", "idle_timeout"):
+    for name in ("lease", "idle_timeout", "unattended_timeout"):
         if fields.get(name) is not None:
             _seconds(name, fields[name])
     policy = fields.get("restart_policy")

@@ -136,6 +136,9 @@ class Supervisor:
         self._stopping: asyncio.Task[None] | None = None
         self._lease_timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._unattended_timer: asyncio.TimerHandle | None = None
+        #: When the kernel could be used first, on the monotonic clock.
+        self._usable_at = 0.0
 
     async def start(self) -> None:
         """Launch the kernel and begin to keep it; returns when its sockets accept connections.
@@ -156,6 +159,8 @@ class Supervisor:
         self._keeper.add_done_callback(self._note_defect)
         self._set_lease(self._request.options.lease)
         self._watch_idleness()
+        self._usable_at = time.monotonic()
+        self._watch_attendance()
 
     # -- told by the front, on the loop ----------------------------------------------------
 
@@ -469,6 +474,7 @@ class Supervisor:
             "restarts": self._restarts,
             "lease": None if lease is None else max(0.0, lease.when() - _now()),
             "idle_timeout": options.idle_timeout,
+            "unattended_timeout": options.unattended_timeout,
             **self.facts,
         }
 
@@ -589,7 +595,7 @@ class Supervisor:
     async def close(self) -> None:
         """Let nothing of the kernel be left, whatever happens to it now."""
         self.state = "stopping"
-        for timer in (self._lease_timer, self._idle_timer):
+        for timer in (self._lease_timer, self._idle_timer, self._unattended_timer):
             if timer is not None:
                 timer.cancel()
         if self._keeper is not None:
@@ -629,6 +635,17 @@ class Supervisor:
             return
         loop = asyncio.get_running_loop()
         self._idle_timer = loop.call_later(left, self._watch_idleness)
+
+    def _watch_attendance(self) -> None:
+        limit = self._request.options.unattended_timeout
+        if limit is None:
+            return
+        left = max(self._front.attended_at, self._usable_at) + limit - time.monotonic()
+        if left <= 0:
+            self.begin_stop("unattended")
+            return
+        loop = asyncio.get_running_loop()
+        self._unattended_timer = loop.call_later(left, self._watch_attendance)
 
 
 def _now() -> float:

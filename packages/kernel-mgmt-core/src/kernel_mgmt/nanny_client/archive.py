@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from zipfile import ZipFile, ZipInfo
 
 from ..errors import NannyError, one_line
 
-__all__ = ["TRAVELS", "write_nanny_archive"]
+__all__ = ["TRAVELS", "nanny_archive", "write_nanny_archive"]
 
 #: What travels: these modules of this package, and packages with all that is in them. They run on
 #: Python 3.9, and import the standard library, pyzmq, each other, and orjson where it is.
@@ -62,6 +63,19 @@ _PACKAGE = "kernel_mgmt"
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
+def nanny_archive() -> bytes:
+    """Give the nanny of this version as the bytes of a zip file that Python runs.
+
+    One version of this package gives the same bytes wherever and whenever it is asked.
+    """
+    buffer = io.BytesIO()
+    with ZipFile(buffer, "w") as archive:
+        for name, content in sorted(_contents().items()):
+            # Not compressed, which other versions of zlib do to other bytes.
+            archive.writestr(ZipInfo(name, _DATE), content)
+    return buffer.getvalue()
+
+
 def write_nanny_archive(path: Path | str) -> Path:
     """Write the nanny of this version as a zip file that Python runs.
 
@@ -81,10 +95,8 @@ def write_nanny_archive(path: Path | str) -> Path:
     path = Path(os.path.abspath(path))
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with draft.open("xb") as file, ZipFile(file, "w") as archive:
-            for name, content in sorted(_contents().items()):
-                # Not compressed, which other versions of zlib do to other bytes.
-                archive.writestr(ZipInfo(name, _DATE), content)
+        with draft.open("xb") as file:
+            file.write(nanny_archive())
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)

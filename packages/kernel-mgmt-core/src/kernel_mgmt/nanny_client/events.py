@@ -10,6 +10,7 @@ import contextlib
 import logging
 import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Self
 
 from ..background import call_in_background, in_background
@@ -18,6 +19,7 @@ from ..connection import ConnectionInfo
 from ..endpoints import refuses
 from ..errors import KernelDied, KernelRestarted, NannyError, ProtocolError
 from ..kernel_events import KernelEvent
+from ..link import ConnectionChange, Link
 from ..manager import ExitStatus, KernelManager
 from ..nanny.protocol import EVENTS, count_in, text_in
 from ..protocol import JSONObject, Message, Session
@@ -25,6 +27,9 @@ from ..protocol import JSONObject, Message, Session
 __all__ = ["NannyEvents"]
 
 logger = logging.getLogger("kernel_mgmt")
+
+#: How long to wait before looking again whether a nanny is gone, in seconds.
+_PAUSE = 0.1
 
 
 class NannyEvents:
@@ -35,10 +40,14 @@ class NannyEvents:
     Args:
         connection_info: where the nanny is.
         manager: what the events say that they are about.
+        link: the connection that leads there, if it is on another machine; when that is lost
+            events are missed, and when it is closed no more come.
     """
 
-    def __init__(self, connection_info: ConnectionInfo, manager: KernelManager) -> None:
-        self._subscription = _Subscription(connection_info)
+    def __init__(
+        self, connection_info: ConnectionInfo, manager: KernelManager, *, link: Link | None = None
+    ) -> None:
+        self._subscription = _Subscription(connection_info, link)
         self._connection_info = connection_info
         self._manager = manager
         call_in_background(self._subscription.open)
@@ -111,8 +120,10 @@ def _ending(name: str, content: JSONObject) -> dict[str, Any]:
 class _Subscription:
     """The socket of an iteration, and what has come; lives on the background loop."""
 
-    def __init__(self, connection_info: ConnectionInfo) -> None:
+    def __init__(self, connection_info: ConnectionInfo, link: Link | None) -> None:
         self._info = connection_info
+        self._link = link
+        self._unwatch: Callable[[], object] = bool
         # Each its own: two that share a memory would take each other's messages for replays.
         self._session = Session(connection_info.key, connection_info.signature_scheme)
         self._channel: Channel | None = None
@@ -126,6 +137,8 @@ class _Subscription:
 
     def open(self) -> None:
         """Begin to listen."""
+        if self._link is not None:
+            self._unwatch = self._link.watch(self._on_change)
         try:
             self._channel = Channel(
                 self._info, "nanny_events", b"", self._on_frames, on_link=self._on_link
@@ -133,9 +146,12 @@ class _Subscription:
         except BaseException:
             self.close()
             raise
+        if self._link is not None and self._link.state == "closed":
+            self.close()
 
     def close(self) -> None:
         """Listen no more."""
+        self._unwatch()
         self.ended = True
         self._changed.set()
         self.confirmed.set()
@@ -161,6 +177,22 @@ class _Subscription:
             self.messages.append(message)
             self._changed.set()
 
+    def _on_change(self, change: ConnectionChange) -> None:
+        if change.state == "closed":
+            call_in_background(self.close)
+
     def _on_link(self, event: str) -> None:
-        if event == "failed" and refuses(self._info, "nanny_events"):
+        if event == "failed" and self._is_refused():
+            if self._link is None:
+                self.close()
+            else:  # whoever carries the connection may see its loss after us
+                asyncio.get_running_loop().call_later(_PAUSE, self._look_again)
+
+    def _look_again(self) -> None:
+        if not self.ended and self._is_refused():
             self.close()
+
+    def _is_refused(self) -> bool:
+        if self._link is not None and self._link.state != "up":
+            return False
+        return refuses(self._info, "nanny_events")

@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 
 from ..background import call_in_background, in_background
 from ..connection import ConnectionInfo
-from ..errors import NannyError
+from ..errors import KernelMgmtError, NannyError
+from ..link import Link
 from ..manager import ExitStatus, KernelManager
 from ..nanny.protocol import PROTOCOL_VERSION, count_in, is_compatible, text_in
 from ..protocol import JSONObject
@@ -72,18 +73,30 @@ class RemoteKernelManager(KernelManager):
 
     When the nanny is gone its kernel is, too: it is not alive, and to stop it does nothing.
 
+    A nanny on another machine is reached by a link, and may not be for a while.  :meth:`wait` and
+    :meth:`next_kernel` then wait for that as well, without limit; what has a limit ends with
+    ``ConnectionLost`` when it is over.  As long as the link is lost nothing tells of the nanny.
+
     Args:
         connection_info: where the kernel is, with the ports of its nanny.
         kernel_id: the kernel's id; learned at the first contact by default.
         patience: seconds that the nanny may take to answer.
+        link: the connection that leads there; None for a nanny on this machine.
 
     Raises:
         NannyError: the connection info has no ports of a nanny.  All methods raise it when the nanny
             does not answer in time, refuses, or has another version of the protocol.
+        ConnectionLost: raised by all methods when the link is lost for as long as they may take, or
+            closed, or was lost in the middle of what must not be done twice.
     """
 
     def __init__(
-        self, connection_info: ConnectionInfo, *, kernel_id: str = "", patience: float = 10.0
+        self,
+        connection_info: ConnectionInfo,
+        *,
+        kernel_id: str = "",
+        patience: float = 10.0,
+        link: Link | None = None,
     ) -> None:
         if not (connection_info.nanny_control_port and connection_info.nanny_events_port):
             raise NannyError(
@@ -93,6 +106,7 @@ class RemoteKernelManager(KernelManager):
         #: Where the kernel is.
         self.connection_info = connection_info
         self._patience = patience
+        self._link = link
         self._control = NannyControl(connection_info)
         #: What the nanny has told of itself; None as long as it is to be asked (again).
         self._capabilities: frozenset[str] | None = None
@@ -107,6 +121,11 @@ class RemoteKernelManager(KernelManager):
 
     def __repr__(self) -> str:
         return f"<RemoteKernelManager {self.kernel_id or 'of an unknown kernel'}>"
+
+    @property
+    def link(self) -> Link | None:
+        """The connection that leads to the nanny; None for one on this machine."""
+        return self._link
 
     # -- one kernel ------------------------------------------------------------------------
 
@@ -126,7 +145,7 @@ class RemoteKernelManager(KernelManager):
         end = self._known_end()
         try:
             if end is None:
-                await self._meet()
+                await self._meet(for_ever=self._link is not None)
                 end = await self._wait_for(self._kernel)
         except NannyGone:
             end = self._known_end() or _End(
@@ -255,6 +274,7 @@ class RemoteKernelManager(KernelManager):
 
         Raises:
             NannyError: no new kernel came up, and why; or the nanny is gone or does not answer.
+            ConnectionLost: the link was lost before it told; clients go on when it is back.
         """
         reply = await self._ask_at_length("restart", timeout=timeout)
         self._go_on_to(reply.get("kernel"))
@@ -313,9 +333,10 @@ class RemoteKernelManager(KernelManager):
     def events(self) -> NannyEvents:
         """Iterate over what the nanny tells, from now on and until it is gone.
 
-        An iterator that is dropped in the middle stops listening.
+        An iterator that is dropped in the middle stops listening.  What happens while a link is
+        lost is not told later; :meth:`info` tells how things are.
         """
-        return NannyEvents(self.connection_info, self)
+        return NannyEvents(self.connection_info, self, link=self._link)
 
     # -- asking ----------------------------------------------------------------------------
 
@@ -328,32 +349,48 @@ class RemoteKernelManager(KernelManager):
         seconds = patience or self._patience
         try:
             async with asyncio.timeout(seconds):
-                return await self._ask_until_answered(name, content)
+                return await self._ask_until_answered(name, content, for_ever=seconds == math.inf)
         except TimeoutError:
-            raise _silence(name, seconds) from None
+            raise self._silence(name, seconds) from None
 
-    async def _ask_until_answered(self, name: str, content: JSONObject) -> JSONObject:
+    async def _ask_until_answered(
+        self, name: str, content: JSONObject, *, for_ever: bool
+    ) -> JSONObject:
         while True:
-            await self._meet()
+            await self._meet(for_ever=for_ever and self._link is not None)
             self._require(name)
             try:
                 return await self._ask_once(name, content)
             except ConnectionCut:
                 if name in _ONCE:
+                    if self._link is not None:
+                        raise self._link.error(name) from None
                     raise
                 await asyncio.sleep(_PAUSE)
 
     async def _ask_once(self, name: str, content: JSONObject) -> JSONObject:
         if self._lost:
             raise NannyGone
+        if self._link is not None:
+            await self._link.wait_until_up()
         try:
             return await in_background(self._control.ask(name, content))
         except NannyGone:
+            if await self._is_cut():
+                self._capabilities = None
+                raise ConnectionCut(name) from None
             self._lost = self._nanny_pid is not None
             raise
         except ConnectionCut:
             self._capabilities = None
             raise
+
+    async def _is_cut(self) -> bool:
+        """Tell whether it is because of the link that nothing listens where the nanny should."""
+        if self._link is None:
+            return False
+        await asyncio.sleep(_PAUSE)  # whoever carries it may see the loss after us
+        return self._link.state != "up"
 
     async def _ask_at_length(self, name: str, **content: Any) -> JSONObject:
         """Ask for what may take long: as long as the nanny answers other questions, it is at it."""
@@ -362,17 +399,22 @@ class RemoteKernelManager(KernelManager):
                 await self._ask("is_alive")
             return asking.result()
 
-    async def _meet(self) -> None:
-        """Get to know the nanny, once for each connection."""
-        try:
-            async with asyncio.timeout(self._patience):
-                while self._capabilities is None:
-                    try:
-                        self._learn(await self._ask_once("nanny_info", {}))
-                    except ConnectionCut:
-                        await asyncio.sleep(_PAUSE)
-        except TimeoutError:
-            raise _silence("nanny_info", self._patience) from None
+    async def _meet(self, *, for_ever: bool = False) -> None:
+        """Get to know the nanny, once for each connection; within patience, or when there is one."""
+        while self._capabilities is None:
+            try:
+                async with asyncio.timeout(self._patience):
+                    await self._get_to_know()
+            except TimeoutError:
+                if not for_ever:
+                    raise self._silence("nanny_info", self._patience) from None
+
+    async def _get_to_know(self) -> None:
+        while self._capabilities is None:
+            try:
+                self._learn(await self._ask_once("nanny_info", {}))
+            except ConnectionCut:
+                await asyncio.sleep(_PAUSE)
 
     def _learn(self, info: JSONObject) -> None:
         version, capabilities = info.get("protocol_version"), info.get("capabilities")
@@ -388,6 +430,14 @@ class RemoteKernelManager(KernelManager):
         self._nanny_pid = info.get("nanny_pid")
         self.kernel_id = self.kernel_id or text_in(info, "kernel_id")
         self._capabilities = frozenset(name for name in capabilities if isinstance(name, str))
+
+    def _silence(self, name: str, seconds: float) -> KernelMgmtError:
+        if self._link is not None and self._link.state != "up":
+            return self._link.error(name)
+        return NannyError(
+            f"The nanny did not answer {name} within {seconds:g} s, and its process is there; is it "
+            "stopped, or its machine overloaded? Ask again, or kill the nanny to be rid of both."
+        )
 
     def _require(self, name: str) -> None:
         if self._capabilities is not None and name not in self._capabilities:
@@ -450,13 +500,6 @@ async def _beside(coroutine: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Ta
         task.cancel()
         await asyncio.wait({task})
         _ = task.cancelled() or task.exception()  # looked at, or asyncio complains
-
-
-def _silence(name: str, seconds: float) -> NannyError:
-    return NannyError(
-        f"The nanny did not answer {name} within {seconds:g} s, and its process is there; is it "
-        "stopped, or its machine overloaded? Ask again, or kill the nanny to be rid of both."
-    )
 
 
 def _version_advice(version: object) -> str:

@@ -75,8 +75,11 @@ def record_state(record: KernelRecord) -> str:
         :data:`ELSEWHERE`: it runs on another machine, and only there more can be known.
         :data:`DEAD`: it has ended, and left its record behind: its machine has started again
         since, or its nanny's process is gone.
-        :data:`ALIVE`: neither; its manager may know more.
+        :data:`ALIVE`: neither; its manager may know more. So it is where no machine is named: such a
+        kernel is reached from anywhere, and its provider alone knows whether it lives.
     """
+    if not record.machine:
+        return ALIVE
     if not same_machine(record.machine):
         return ELSEWHERE
     pid = nanny_pid(record)
