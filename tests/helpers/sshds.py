@@ -18,7 +18,7 @@ import psutil
 import pytest
 from waiting import eventually_sync
 
-__all__ = ["Sshd", "install"]
+__all__ = ["SshAgent", "Sshd", "install", "install_shells", "new_key"]
 
 #: How long a server may take to start or to end, in seconds.
 _PATIENCE = 10.0
@@ -59,6 +59,20 @@ def install() -> str:
     return path
 
 
+@functools.cache
+def install_shells() -> None:
+    """Install login shells of other kinds where that can be done."""
+    if shutil.which("fish") and shutil.which("tcsh"):
+        return
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        command = ["apt-get", "install", "-y", "--no-install-recommends", "fish", "tcsh"]
+        for prepare in (command, ["apt-get", "update"], command):
+            subprocess.run(prepare, env=environment, capture_output=True, check=False)
+            if shutil.which("fish") and shutil.which("tcsh"):
+                return
+
+
 class Sshd:
     """A server in which whoever runs the tests can log in with :attr:`key`.
 
@@ -87,8 +101,8 @@ class Sshd:
         self.tmp.mkdir(mode=0o700)
         self.port = _free_port()
         self.user = getpass.getuser()
-        self.host_key = _new_key(self.directory / "host_key")
-        self.key = _new_key(self.directory / "key")
+        self.host_key = new_key(self.directory / "host_key")
+        self.key = new_key(self.directory / "key")
         #: Public keys that may log in, one a line.
         self.authorized_keys = self.directory / "authorized_keys"
         shutil.copy(f"{self.key}.pub", self.authorized_keys)
@@ -121,8 +135,8 @@ class Sshd:
         algorithm, key = (public_key or Path(f"{self.host_key}.pub").read_text()).split()[:2]
         self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {algorithm} {key}\n")
 
-    def write_config(self, **settings: str) -> None:
-        """Write the client's configuration anew, with some settings of ssh_config(5) on top."""
+    def configuration(self, **settings: str) -> str:
+        """Give a client's configuration, with some settings of ssh_config(5) on top."""
         lines = {
             "HostName": "127.0.0.1",
             "Port": str(self.port),
@@ -134,13 +148,22 @@ class Sshd:
             **settings,
         }
         body = "".join(f"  {name} {value}\n" for name, value in lines.items())
-        self.config.write_text(f"Host {self.name}\n{body}")
+        return f"Host {self.name}\n{body}"
+
+    def write_config(self, **settings: str) -> None:
+        """Write the client's configuration anew, with some settings of ssh_config(5) on top."""
+        self.config.write_text(self.configuration(**settings))
 
     def include(self, *others: Sshd) -> None:
         """Have the client's configuration know some other servers, too."""
         with self.config.open("a") as file:
             for other in others:
                 file.write(other.config.read_text())
+
+    def replace_host_key(self) -> None:
+        """Have the server be another one from its next start on; clients do not know that."""
+        self.host_key.unlink()
+        new_key(self.host_key)
 
     # -- the server's life -----------------------------------------------------------------
 
@@ -234,7 +257,45 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _new_key(path: Path, passphrase: str = "") -> Path:
-    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-f", path]
+def new_key(path: Path, passphrase: str = "", kind: str = "ed25519", *options: str) -> Path:
+    """Make a pair of keys, the public one beside the private one; gives the private one's path."""
+    # The default of RSA takes a second to find.
+    size = ["-b", "2048"] if kind == "rsa" else []
+    command = ["ssh-keygen", "-q", "-t", kind, *size, "-N", passphrase, "-f", path, *options]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     return path
+
+
+class SshAgent:
+    """A real agent of its own, with some keys in it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "agent"
+        self._process = subprocess.Popen(
+            ["ssh-agent", "-D", "-a", self.path],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        eventually_sync(self._answers, _PATIENCE)
+
+    def _answers(self) -> bool:
+        # The file is there before anybody listens.
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            probe.connect(str(self.path))
+            return True
+        return False
+
+    def add(self, key: Path, *options: str) -> None:
+        """Give it a key."""
+        subprocess.run(
+            ["ssh-add", "-q", *options, key],
+            env={**os.environ, "SSH_AUTH_SOCK": str(self.path)},
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait(_PATIENCE)

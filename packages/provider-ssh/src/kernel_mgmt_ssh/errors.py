@@ -69,11 +69,12 @@ class SshError(Exception):
             exit_status=status if isinstance(status, Mapping) else None,
         )
 
-    def to_launch_error(self) -> LaunchError:
-        """Give it as the error of a launch."""
+    def to_launch_error(self, host: str = "") -> LaunchError:
+        """Give it as the error of a launch; what went wrong on the host itself names that."""
         status = self.exit_status
+        there = f"On {host}: " if host and self.phase != "connect" else ""
         return LaunchError(
-            self.cause,
+            f"{there}{self.cause}",
             phase=self.phase,
             advice=self.advice,
             exit_status=None if status is None else ExitStatus.from_dict(dict(status)),
