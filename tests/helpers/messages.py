@@ -20,8 +20,12 @@ __all__ = ["failure", "outputs", "run_long", "second_client", "states", "texts"]
 
 
 def texts(messages: list[Message]) -> list[str]:
-    """Give the text of the stream messages."""
-    return [m.content["text"].rstrip("\n") for m in messages if m.msg_type == "stream"]
+    """Give the text of the stream messages, without the ends of lines.
+
+    ``print`` writes those by themselves, and a kernel may flush in between.
+    """
+    found = [m.content["text"].rstrip("\n") for m in messages if m.msg_type == "stream"]
+    return [text for text in found if text]
 
 
 def states(messages: list[Message], request_ids: Collection[str]) -> list[str]:
