@@ -14,6 +14,7 @@ from typing import Any
 import zmq
 
 from . import samples
+from .containers import HandmadeContainer
 from .contestant import Flood, Footprint, per_client, rate, threads_and_descriptors
 from .kernels import CHANNELS, IPYKERNEL, RawKernel
 from .wire import Wire, execute_content
@@ -121,6 +122,16 @@ class Floor:
             kernels = [stack.enter_context(closing(RawKernel(IPYKERNEL))) for _ in range(count)]
             clients = [stack.enter_context(closing(RawClient(kernel.info))) for kernel in kernels]
             wait_until_ready(clients)
+            return time.perf_counter() - started
+
+    def launch_in_container(self, image: str) -> float:
+        """Start an ipykernel by ``docker run``; seconds until it is ready."""
+        started = time.perf_counter()
+        with (
+            closing(HandmadeContainer(image)) as container,
+            closing(RawClient(container.info)) as client,
+        ):
+            wait_until_ready([client])
             return time.perf_counter() - started
 
     def attach(self, info: dict[str, Any], count: int) -> list[float]:

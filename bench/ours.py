@@ -22,6 +22,7 @@ from kernel_mgmt import (
     start_kernel,
 )
 from kernel_mgmt.protocol import requests
+from kernel_mgmt.records import find_record
 from kernel_mgmt.testing import EchoProvider
 
 from . import samples
@@ -37,6 +38,10 @@ class Ours:
         self._payload = b""
         #: The kernel that a nanny keeps for us.
         self._kept: KernelRecord | None = None
+        #: The manager of the kernel on a host.
+        self._remote: KernelManager | None = None
+        #: The manager of the kernel in a container.
+        self._contained: KernelManager | None = None
 
     @property
     def client(self) -> KernelClient:
@@ -48,13 +53,13 @@ class Ours:
         """Launch ipykernels at once; seconds until all are ready."""
         return self._runner.run(self._launch(count))
 
-    async def _launch(self, count: int) -> float:
+    async def _launch(self, count: int, kernel_type: str = "native/python3") -> float:
         started = time.perf_counter()
         finder = KernelFinder.from_entrypoints()
         clients: list[KernelClient] = []
 
         async def launch_one() -> KernelManager | None:
-            manager, client = await start_kernel("native/python3", finder=finder)
+            manager, client = await start_kernel(kernel_type, finder=finder)
             clients.append(client)
             return manager
 
@@ -119,6 +124,46 @@ class Ours:
         self._kept = await start_detached("echo/echo", finder=finder)
         await self._connect(self._kept.connection_info)
 
+    def connect_over_ssh(self) -> dict[str, Any]:
+        """Make the client for the tasks below, of an echo kernel on a host; gives where that is there."""
+        return self._runner.run(self._connect_over_ssh())
+
+    async def _connect_over_ssh(self) -> dict[str, Any]:
+        info, manager = await KernelFinder.from_entrypoints().launch("ssh/echo")
+        assert manager is not None
+        self._remote = manager
+        self._client = KernelClient(info, manager=manager)
+        await self._client.wait_for_ready()
+        return find_record(manager.kernel_id).connection_info.to_dict()
+
+    def launch_over_ssh(self) -> float:
+        """Launch an ipykernel on the host, on the connection that there is; seconds until ready."""
+        return self._runner.run(self._launch_over_ssh())
+
+    async def _launch_over_ssh(self) -> float:
+        started = time.perf_counter()
+        finder = KernelFinder.from_entrypoints()
+        _, client = await start_kernel("ssh/python3", finder=finder)
+        async with client:
+            seconds = time.perf_counter() - started
+            await client.shutdown_or_terminate()
+        return seconds
+
+    def connect_to_container(self) -> None:
+        """Make the client for the tasks below, of an echo kernel in a container."""
+        self._runner.run(self._connect_to_container())
+
+    async def _connect_to_container(self) -> None:
+        info, manager = await KernelFinder.from_entrypoints().launch("docker/echo")
+        assert manager is not None
+        self._contained = manager
+        self._client = KernelClient(info, manager=manager)
+        await self._client.wait_for_ready()
+
+    def launch_in_containers(self, count: int) -> float:
+        """Launch ipykernels in containers at once; seconds until all are ready."""
+        return self._runner.run(self._launch(count, "docker/python3"))
+
     def nanny_memory(self) -> float:
         """Give the resident memory of that nanny, in bytes."""
         assert self._kept is not None
@@ -145,15 +190,15 @@ class Ours:
         self._client = KernelClient(info)
         await self._client.wait_for_ready()
 
-    def round_trips(self, count: int) -> list[float]:
-        """Run empty cells one after another."""
-        return self._runner.run(self._round_trips(count))
+    def round_trips(self, count: int, size: int = 0) -> list[float]:
+        """Run cells one after another, empty ones, or such that print so many bytes."""
+        return self._runner.run(self._round_trips(count, f"print {'x' * size}" if size else ""))
 
-    async def _round_trips(self, count: int) -> list[float]:
+    async def _round_trips(self, count: int, code: str) -> list[float]:
         client, times = self.client, []
         for _ in range(count):
             started = time.perf_counter()
-            await client.execute("").wait_until_finished()
+            await client.execute(code).wait_until_finished()
             times.append(time.perf_counter() - started)
         return times
 
@@ -252,6 +297,10 @@ class Ours:
             self._client.close()
         if self._kept is not None:
             self._runner.run(manager_for(self._kept.connection_info).stop())
+        if self._remote is not None:
+            self._runner.run(self._remote.cleanup())
+        if self._contained is not None:
+            self._runner.run(self._contained.cleanup())
         self._runner.close()
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 from .imports import import_times
@@ -22,6 +22,7 @@ _BLOCKING = ("ours, blocking", "jupyter_client, blocking")
 
 _BUFFER = 100_000_000
 _MESSAGES = 20_000
+_PAGE = 4096
 _MS = 1000
 _MB = 1_000_000
 #: Seconds that the system gets to clear away killed kernels before the next are launched.
@@ -304,6 +305,94 @@ def nanny(stage: Stage, plan: Plan) -> list[Row]:
     ]
 
 
+def ssh(stage: Stage, plan: Plan) -> list[Row]:
+    """Do with a kernel on a host what is done with it through ``ssh -L``."""
+    with stage.over_ssh() as (server, workers):
+        _call(workers, 1, "round_trips", plan.batch)
+        empty = _medians(_flat(_call(workers, plan.batches, "round_trips", plan.batch)), _MS)
+        trips = _flat(_call(workers, plan.batches, "round_trips", plan.batch, _PAGE))
+        middle = _medians(trips, _MS)
+        slowest = {who: quantiles(times, n=100)[98] * _MS for who, times in trips.items()}
+        _call(workers, 1, "prepare_payload", _BUFFER)
+        _call(workers, 1, "echo")
+        rates = {
+            who: 2 * _BUFFER / _MB / seconds
+            for who, seconds in _medians(_call(workers, plan.echoes, "echo")).items()
+        }
+        ours = workers["ours"]
+        tasks = {
+            "launch": lambda: ours.call("launch", 1),
+            "remote": lambda: ours.call("launch_over_ssh"),
+        }
+        interleave(1, tasks)
+        logins = server.handshakes()
+        launches = _medians(interleave(plan.launches, tasks, pause=_SETTLE), _MS)
+        logins = server.handshakes() - logins
+    what = "execute round trip over ssh, echo kernel"
+    page = f"{what}, {_PAGE // 1024} KiB printed"
+
+    def against(what: str, unit: str, figures: Mapping[str, float], target: Target) -> Row:
+        return Row(what, unit, figures["ours"], figures["ssh -L"], target=target)
+
+    return [
+        against(what, "ms", empty, Target("≤", 1.5, of="ssh -L")),
+        against(page, "ms", middle, Target("≤", 1.5, of="ssh -L")),
+        against(f"{page}, p99", "ms", slowest, Target("≤", 10, of="")),
+        against(
+            f"{_BUFFER // _MB} MB buffer echoed over ssh",
+            "MB/s",
+            rates,
+            Target("≥", 0.5, of="ssh -L"),
+        ),
+        Row(
+            "launch → ready over ssh, ipykernel, beyond native launch",
+            "ms",
+            launches["remote"] - launches["launch"],
+            target=Target("≤", 500, of=""),
+        ),
+        Row(f"logins for {plan.launches} kernels more", "", logins, target=Target("≤", 0, of="")),
+    ]
+
+
+def docker(stage: Stage, plan: Plan) -> list[Row]:
+    """Do with kernels in containers what is done with others, or by ``docker run``."""
+    with stage.in_containers(ECHO) as (containers, workers):
+        _call(workers, 1, "round_trips", plan.batch)
+        trips = _medians(_flat(_call(workers, plan.batches, "round_trips", plan.batch)), _MS)
+        _call(workers, 1, "prepare_payload", _BUFFER)
+        _call(workers, 1, "echo")
+        echoes = _medians(_call(workers, plan.echoes, "echo"), _MS)
+        with stage.workers(("ours", "floor")) as launchers:
+            tasks = {
+                "ours": lambda: launchers["ours"].call("launch_in_containers", 1),
+                "run": lambda: launchers["floor"].call("launch_in_container", containers.image),
+            }
+            interleave(1, tasks)
+            launches = _medians(interleave(plan.launches, tasks, pause=_SETTLE), _MS)
+            # One that fails ends the benchmark.
+            crowd = median(
+                launchers["ours"].call("launch_in_containers", plan.crowd)
+                for _ in range(plan.crowds)
+            )
+
+    def against_local(what: str, figures: Mapping[str, float], limit: float) -> Row:
+        target = Target("≤", limit, of="local")
+        return Row(what, "ms", figures["contained"], figures["direct"], target=target)
+
+    return [
+        Row(
+            "launch → ready in a container, ipykernel",
+            "ms",
+            launches["ours"],
+            launches["run"],
+            target=Target("≤", 1.1, of="docker run"),
+        ),
+        against_local("execute round trip, echo kernel in a container", trips, 1.05),
+        against_local(f"{_BUFFER // _MB} MB buffer echoed by a container", echoes, 1.1),
+        Row(f"{plan.crowd} containers at once, all ready", "ms", crowd * _MS),
+    ]
+
+
 def _against_direct(
     what: str, unit: str, figures: Mapping[str, float], sign: str, limit: float
 ) -> Row:
@@ -345,6 +434,8 @@ GROUPS: dict[str, Callable[[Stage, Plan], list[Row]]] = {
         restart,
         inprocess,
         nanny,
+        ssh,
+        docker,
     )
 }
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from .containers import Containers
 from .kernels import RawKernel
+from .ssh import OpenSshTunnel, SshServer
 from .worker import Worker
 
 #: Short names, because the paths of Unix sockets are bounded.
@@ -85,6 +87,19 @@ class Stage:
             yield direct[contestant], kept
 
     @contextmanager
+    def over_ssh(self) -> Iterator[tuple[SshServer, dict[str, Worker]]]:
+        """Give one contestant twice, with one kernel on a host: by our way there, and by ``ssh -L``."""
+        with (
+            closing(SshServer(self.env)) as server,
+            closing(Worker("ours", self.env)) as ours,
+            closing(Worker("ours", self.env)) as theirs,
+        ):
+            info = ours.call("connect_over_ssh")
+            with closing(OpenSshTunnel(server, info)) as tunnel:
+                theirs.call("connect", tunnel.info)
+                yield server, {"ours": ours, "ssh -L": theirs}
+
+    @contextmanager
     def same_with_other_kernels(
         self, contestant: str, module: str, options: Mapping[str, Mapping[str, Any]]
     ) -> Iterator[dict[str, Worker]]:
@@ -103,3 +118,14 @@ class Stage:
                 worker.call("connect", kernel.info)
                 workers[name] = worker
             yield workers
+
+    @contextmanager
+    def in_containers(self, module: str) -> Iterator[tuple[Containers, dict[str, Worker]]]:
+        """Give one contestant twice: with a kernel in a container, and with one of this machine."""
+        with (
+            closing(Containers(self.env)) as containers,
+            self.connected(module, ["ours"]) as direct,
+            closing(Worker("ours", self.env)) as contained,
+        ):
+            contained.call("connect_to_container")
+            yield containers, {"contained": contained, "direct": direct["ours"]}
