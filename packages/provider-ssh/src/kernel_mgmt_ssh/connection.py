@@ -337,6 +337,7 @@ async def close_idle_connections() -> None:
     """Close the connections that nobody uses, at once; returns when their processes are gone."""
 
     async def close() -> None:
+        await asyncio.sleep(0)  # so that what was released just now is
         idle = [connection for connection in _pool.values() if not connection._users]
         await asyncio.gather(*(connection._close() for connection in idle))
 
