@@ -156,9 +156,12 @@ def test_names_are_distinct(tmp_path: Path) -> None:
     assert names == ["venv-my-project", "venv-my-project-2"]
 
 
-def test_what_is_found_can_be_started() -> None:
+def test_what_is_found_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel that is found of this very environment starts as it is described."""
     pytest.importorskip("ipykernel")
+    # Also where the environment is not activated.
+    here = os.path.dirname(sys.executable)
+    monkeypatch.setenv("PATH", f"{here}{os.pathsep}{os.environ['PATH']}")
     with RunningAgent() as agent:
         kernels = agent.ask("discover")["kernels"]
         prefix = os.path.realpath(sys.prefix)
