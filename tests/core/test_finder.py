@@ -171,7 +171,7 @@ def test_only_the_provider_that_an_id_names_is_asked() -> None:
         ("zzz", "there are a/python3, a/julia, b/python3.", []),
         ("a/", "there are a/python3, a/julia.", []),
         ("", "there are a/python3, a/julia, b/python3.", []),
-        ("empty/x", "no kernel was found at all; install a provider", []),
+        ("empty/x", "the provider 'empty' has none; see how it is told of some.", []),
     ],
 )
 def test_an_unknown_type_names_what_is_near(

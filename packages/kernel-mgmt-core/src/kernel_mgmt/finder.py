@@ -167,6 +167,10 @@ class KernelFinder:
             advice = " ".join([known, *map(str, general)])
         elif problems:
             advice = " ".join(["no kernel was found at all.", *map(str, problems)])
+        elif type_id != name:
+            advice = (
+                f"the provider {type_id.partition('/')[0]!r} has none; see how it is told of some."
+            )
         else:
             advice = "no kernel was found at all; install a provider, such as kernel-mgmt-native."
         raise NoSuchKernel(

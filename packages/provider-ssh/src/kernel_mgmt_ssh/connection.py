@@ -63,8 +63,6 @@ class HostConnection:
         target = route.hops[-1]
         #: Tells whether the connection is there.
         self.link = Link(f"{target.user}@{target.alias}")
-        #: What the agent has told of the host.
-        self.hello: Mapping[str, Any] = {}
         #: How sockets on the host are reached: ``streamlocal``, ``tcp`` or ``relay``.
         self.forwarding = ""
         self._process = TunnelProcess(self._on_event, self._on_end)
@@ -222,7 +220,7 @@ class HostConnection:
             raise
         finally:
             self._ask = self._tell = None
-        self.hello, self.forwarding = result["hello"], result["forwarding"]
+        self.forwarding = result["forwarding"]
 
     def _on_event(self, message: Mapping[str, Any]) -> None:
         match message["event"]:

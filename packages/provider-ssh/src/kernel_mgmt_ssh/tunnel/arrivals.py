@@ -1,7 +1,7 @@
 """Being told of what arrives on a channel, by the thread that received it.
 
 paramiko has a condition to wait for, and a pipe to select on: either wakes a thread for each packet,
-which takes longer than all that is to be done with it.  This leans on one private name of paramiko, the
+which :mod:`.pump` does without.  This leans on one private name of paramiko, the
 table by which packets find their channels; a test guards it.
 """
 

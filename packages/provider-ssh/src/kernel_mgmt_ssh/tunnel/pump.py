@@ -1,8 +1,8 @@
 """Bytes between a local socket and its far end, in both directions, at once and in order.
 
 What comes from the far end is written to the local socket by the very thread that received it: to wake
-another one costs more than all the rest.  Only what the local end does not take at once waits for a
-thread, and the far end is told to wait.
+another one for that made a round trip about a quarter longer.  Only what the local end does not take at
+once waits for a thread, and the far end is told to wait.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The application speaks with it in lines of JSON.  It asks ``{"id": 1, "op": …}
 ``{"id": 1, "ok": true, "result": {…}}`` or ``{"id": 1, "ok": false, "error": {…}}``:
 
 ``connect`` (``route``, ``pythons``)
-    Connect; once, and first.  Gives ``hello`` and ``forwarding``: ``streamlocal``, ``tcp`` or ``relay``.
+    Connect; once, and first.  Gives ``forwarding``: ``streamlocal``, ``tcp`` or ``relay``.
 ``agent`` (``name``, ``args``)
     Ask the agent on the host; gives its result.
 ``forward`` (``name``, ``sockets``, ``far``)
@@ -148,7 +148,7 @@ class Tunnel:
         self._connection = connection
         self._forwarder.restore()
         threading.Thread(target=self._keep, args=(connection,), name="keep", daemon=True).start()
-        return {"hello": connection.agent.hello, "forwarding": self._forwarding}
+        return {"forwarding": self._forwarding}
 
     def _agent(self, number: int, name: str, args: dict[str, Any]) -> dict[str, Any]:
         connection = self._connection
