@@ -22,7 +22,7 @@ from waiting import eventually_sync
 
 #: How much a nanny may grow under 10,000 frames, in bytes, after it has seen some. What it keeps of
 #: them is their signatures, where these are good.
-GROWTH = 4 * 1024 * 1024
+GROWTH = 8 * 1024 * 1024
 FRAMES = 10_000
 WARM_UP = 5_000
 #: How soon a good request is answered while bad ones come, in seconds; a busy machine is slow.
