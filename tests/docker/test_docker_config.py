@@ -112,6 +112,12 @@ def test_variables_are_in_no_repr() -> None:
         ("cpus = '2'", "cpus must be a number"),
         ("cpus = nan", "cpus must be a number"),
         ("cpus = -1", "cpus must be a number"),
+        ("cpus = 1e-10", "cpus must be a number from 0.001"),
+        (f"cpus = 1{'0' * 400}", "cpus must be a number"),
+        (f"lease = 1{'0' * 400}", "lease must be a number of seconds"),
+        ("memory = '0.5b'", "memory must be an amount"),
+        (f"memory = '{'9' * 400}g'", "memory must be an amount"),
+        ("memory = '20000000t'", "memory must be an amount"),
         ("pids = 1.5", "pids must be a whole number"),
         ("pids = true", "pids must be a whole number"),
         ("read_only = 'yes'", "read_only must be true or false"),
@@ -286,6 +292,7 @@ def test_a_launch_may_take_rights_away(params: dict[str, Any]) -> None:
         {"memory": "0"},
         {"cpus": 3},
         {"cpus": 0},
+        {"memory": 0},
         {"pids": 101},
         {"gpus": "all"},
         {"gpus": 3},
@@ -314,12 +321,28 @@ def test_a_launch_may_not_add_rights_unless_it_is_let(params: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize(
-    "params", [{"memry": 1}, {"cpus": "1"}, {"privileged": True}, {"network": "host"}]
+    "params",
+    [
+        {"memry": 1},
+        {"cpus": "1"},
+        {"cpus": 1e-10},
+        {"memory": 10**5000},
+        {"privileged": True},
+        {"network": "host"},
+    ],
 )
 def test_what_no_configuration_has_no_launch_has(params: dict[str, Any]) -> None:
     """A parameter is checked as the file is, whatever is allowed."""
-    with pytest.raises(LaunchError, match=r"launch_params: .*(not known|number|refused)"):
+    with pytest.raises(LaunchError, match=r"launch_params: .*(not known|number|amount|refused)"):
         replace(_BASE, allow=("network", "cpus")).narrowed(params)
+
+
+@pytest.mark.parametrize("gpus", ["1", 1, "0", "3,1", "GPU-1"])
+def test_a_number_of_gpus_is_none_of_those_that_were_named(gpus: str | int) -> None:
+    """The engine would choose that many of all that there are."""
+    with pytest.raises(LaunchError, match="may not set gpus: "):
+        replace(_BASE, gpus="1,2").narrowed({"gpus": gpus})
+    assert replace(_BASE, gpus="1,2,3").narrowed({"gpus": "3,1"}).gpus == "3,1"
 
 
 # --- users -------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from typing import Any
 import docker
 import pytest
 from contained import contained, facts_of
+from dockerds import LABEL, build_image
 from kernel_mgmt import KernelClient, LaunchError
 from kernel_mgmt_docker.config import DockerKernel, Mount
 from kernel_mgmt_docker.connecting import EngineFacts
 from kernel_mgmt_docker.profile import check_mounts, container_options
+
+Start = Callable[..., Any]
 
 
 @pytest.fixture
@@ -191,6 +195,10 @@ def test_gpus_are_asked_for_as_docker_run_does(gpus: str, count: int, ids: list[
         ("/run/containerd/containerd.sock", "holds the engine's socket"),
         ("/srv/engine/d.sock", "holds the engine's socket '/srv/engine/d.sock'"),
         ("/srv/engine", "holds the engine's socket '/srv/engine/d.sock'"),
+        ("/run/user", "a directory of sockets"),
+        ("/srv/run/docker.sock", "'docker.sock' is the socket of an engine"),
+        ("/Users/jo/.docker/run/docker.sock", "'docker.sock' is the socket of an engine"),
+        ("//proc", "/proc is this machine's system itself"),
         ("/proc", "/proc is this machine's system itself"),
         ("/sys/fs/cgroup", "/sys is this machine's system itself"),
         ("/dev/mem", "/dev is this machine's system itself"),
@@ -219,8 +227,17 @@ def test_a_link_to_the_engines_socket_is_one(tmp_path: Path) -> None:
 
 def test_nothing_covers_what_the_kernel_is_reached_by() -> None:
     """Its directory in the container is taken."""
-    with pytest.raises(LaunchError, match="holds what the kernel is reached by"):
-        check_mounts([Mount("/data", "/run/kernel-mgmt/")])
+    for target in ("/run/kernel-mgmt/", "//run/kernel-mgmt", "/run", "/run/x/.."):
+        with pytest.raises(LaunchError, match="holds what the kernel is reached by"):
+            check_mounts([Mount("/data", target)])
+
+
+def test_a_socket_of_another_systems_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a link of this machine leads says nothing of the engine's: macOS has no /run."""
+    monkeypatch.setattr("os.path.realpath", lambda path: f"/private{path}")
+    for source in ("/var/run/docker.sock", "/var/run", "/run/podman"):
+        with pytest.raises(LaunchError, match="is refused: "):
+            check_mounts([Mount(source, "/x")])
 
 
 def test_a_mount_of_nothing_is_told(tmp_path: Path) -> None:
@@ -242,6 +259,35 @@ def test_limits_are_those_of_the_configuration() -> None:
     assert "mode=0700,uid=10001,gid=10001" in host["tmpfs"]["/home/kernel"]
     named = container_options(replace(kernel, user="jo"))["host_config"]
     assert "mode=0777" in named["tmpfs"]["/home/kernel"]
+
+
+def test_the_volumes_of_an_image_are_in_memory() -> None:
+    """They would be room on the engine's disk; where a mount is, or all may be written to, they stay."""
+    kernel = DockerKernel("x", "x", mounts=(Mount("/data", "/data/"),))
+    volumes = ["/data", "/cache/", "/home/kernel", "/tmp"]
+    host = container_options(kernel, volumes=volumes)["host_config"]
+    assert sorted(host["tmpfs"]) == ["/cache", "/home/kernel", "/tmp"]
+    assert "mode=0700" in host["tmpfs"]["/home/kernel"]
+    host = container_options(replace(kernel, read_only=False), volumes=volumes)["host_config"]
+    assert sorted(host["tmpfs"]) == ["/home/kernel", "/tmp"]
+
+
+async def test_an_image_with_volumes_gives_no_room_on_the_disk(
+    start: Start, docker_client: docker.DockerClient, image: str
+) -> None:
+    """What it declares to be one is in memory, and no volume is made."""
+    name = f"{LABEL}:volumes"
+    build_image(docker_client, name, f'FROM {image}\nVOLUME ["/v"]\n')
+    manager, client = await start(image=name)
+    try:
+        code = "print([l.split()[2] for l in open('/proc/mounts') if l.split()[1] == '/v'])"
+        seen: list[Any] = []
+        await client.execute_interactive(code, output_hook=seen.append)
+        assert "['tmpfs']" in str([message.content for message in seen])
+    finally:
+        client.close()
+    mounts = docker_client.api.inspect_container(manager.container_id)["Mounts"]
+    assert "volume" not in [mount["Type"] for mount in mounts]
 
 
 def test_a_mount_can_be_the_home() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+import posixpath
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,15 @@ from kernel_mgmt import KernelProblem, KernelType, LaunchError
 
 from .narrowing import widens
 
-__all__ = ["DEFAULT_ARGV", "DockerKernel", "Mount", "config_files", "memory_bytes", "read_config"]
+__all__ = [
+    "DEFAULT_ARGV",
+    "DockerKernel",
+    "Mount",
+    "config_files",
+    "memory_bytes",
+    "read_config",
+    "target_path",
+]
 
 _FILE_NAME = "docker_kernels.toml"
 
@@ -34,6 +43,8 @@ DEFAULT_ARGV = ("python3", "-m", "ipykernel_launcher", "-f", "{connection_file}"
 #: What the name of a kernel type may be made of.
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)([bkmgt]?)", re.IGNORECASE)
+#: More than that is no number of bytes for an engine.
+_MOST_MEMORY = 2**63
 _UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -175,9 +186,17 @@ class DockerKernel:
 def memory_bytes(memory: str) -> int:
     """Give the number of bytes that such as ``512m`` means."""
     match = _MEMORY.fullmatch(memory)
-    if match is None:
+    size = float(match[1]) * _UNITS[match[2].lower()] if match else math.nan
+    # A part of a byte would be 0, which is no limit at all.
+    if not (size == 0 or 1 <= size < _MOST_MEMORY):
         raise ValueError(f"{memory!r} is no amount of memory")
-    return int(float(match[1]) * _UNITS[match[2].lower()])
+    return int(size)
+
+
+def target_path(target: str) -> str:
+    """Give the path in a container as the engine understands it."""
+    # POSIX lets two slashes at the beginning mean something else than one.
+    return posixpath.normpath("/" + target.lstrip("/"))
 
 
 def _plain(value: Any) -> Any:
@@ -353,16 +372,27 @@ def _user(key: str, value: Any) -> str:
 
 
 def _memory(key: str, value: Any) -> str:
-    if type(value) is int and value >= 0:
-        return str(value)
-    if not isinstance(value, str) or not _MEMORY.fullmatch(value):
-        raise _Wrong(f"{key} must be an amount such as '512m' or '2g', or '0' for no limit", key)
-    return value
+    if type(value) is int and 0 <= value < _MOST_MEMORY:
+        value = str(value)
+    try:
+        memory_bytes(value if isinstance(value, str) else "")
+    except ValueError:
+        raise _Wrong(
+            f"{key} must be an amount such as '512m' or '2g', or '0' for no limit", key
+        ) from None
+    return str(value)
 
 
-def _number(key: str, value: Any) -> float:
-    if type(value) not in (int, float) or not 0 <= value < math.inf:
-        raise _Wrong(f"{key} must be a number, or 0 for no limit", key)
+def _cpus(key: str, value: Any) -> float:
+    # The engine counts in parts of a processor, and takes none of them for no limit.
+    if type(value) not in (int, float) or not (value == 0 or 0.001 <= value <= 1e6):
+        raise _Wrong(f"{key} must be a number from 0.001 on, or 0 for no limit", key)
+    return float(value)
+
+
+def _seconds(key: str, value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value <= 1e10:
+        raise _Wrong(f"{key} must be a number of seconds, or 0 for no limit", key)
     return float(value)
 
 
@@ -412,7 +442,7 @@ def _mounts(key: str, value: Any, base: Path | None) -> tuple[Mount, ...]:
     if not isinstance(value, list | tuple):
         raise _Wrong(f"{key} must be a list of tables with source and target", key)
     mounts = tuple(_mount(key, item, base) for item in value)
-    targets = [os.path.normpath(mount.target) for mount in mounts]
+    targets = [target_path(mount.target) for mount in mounts]
     for target in targets:
         if targets.count(target) > 1:
             raise _Wrong(f"{key} has two with the target {target!r}", key)
@@ -436,7 +466,7 @@ def _mount(key: str, value: Any, base: Path | None) -> Mount:
         source = os.path.join(base, source)
     if not os.path.isabs(source):
         raise _Wrong(f"{key}: source must be an absolute path", key)
-    if not target.startswith("/") or os.path.normpath(target) == "/":
+    if not target.startswith("/") or target_path(target) == "/":
         raise _Wrong(f"{key}: target must be an absolute path in the container, and not '/'", key)
     read_only = value.get("read_only", True)
     if type(read_only) is not bool:
@@ -462,7 +492,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "env": _variables,
     "user": _user,
     "memory": _memory,
-    "cpus": _number,
+    "cpus": _cpus,
     "pids": _count,
     "gpus": _gpus,
     "network": _network,
@@ -471,7 +501,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "connect": _one_of("auto", "ipc", "tcp", "relay"),
     "interrupt_mode": _one_of("signal", "message"),
     "allow": _allow,
-    "lease": _number,
+    "lease": _seconds,
 }
 
 _KEYS = [*_READERS, "mounts"]

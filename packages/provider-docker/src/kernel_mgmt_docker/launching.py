@@ -216,6 +216,7 @@ class _Launch:
             name=self._name,
             mounts=reaching.mounts,
             ports=reaching.ports,
+            volumes=(image.get("Config") or {}).get("Volumes") or (),
         )
         # The very one that was looked at, whatever its name means by now.
         options["image"] = image.get("Id", kernel.image)

@@ -68,4 +68,6 @@ def _more_gpus(old: str, new: str) -> str:
         return ""
     if old.isdigit() and new.isdigit():
         return "" if int(new) <= int(old) else "those are more GPUs"
+    if new.isdigit():
+        return "a number is any of all GPUs, and the configuration names some"
     return "" if set(new.split(",")) <= set(old.split(",")) else "those are other GPUs"

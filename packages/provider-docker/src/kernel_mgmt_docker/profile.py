@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kernel_mgmt import LaunchError
 
-from .config import DEFAULT_ARGV, DockerKernel, Mount, memory_bytes
+from .config import DEFAULT_ARGV, DockerKernel, Mount, memory_bytes, target_path
 from .users import UNPRIVILEGED, numeric_ids
 
 __all__ = ["HOME", "PLACE", "check_mounts", "container_options"]
@@ -32,6 +33,10 @@ _ENGINE_SOCKETS = (
     "/run/crio/crio.sock",
     "/run/buildkit/buildkitd.sock",
 )
+#: What they are called wherever they are.
+_SOCKET_NAMES = frozenset(os.path.basename(path) for path in _ENGINE_SOCKETS)
+#: Where systems have them, and those of all users' engines.
+_SOCKET_DIRECTORIES = re.compile(r"(/private)?(/var)?/run(/user(/\d+)?)?")
 #: Where this machine's system tells of all its processes and devices.
 _SYSTEM = ("/proc", "/sys", "/dev")
 
@@ -51,6 +56,7 @@ def container_options(
     name: str = "",
     mounts: Sequence[Mapping[str, Any]] = (),
     ports: Mapping[str, tuple[str, ...]] | None = None,
+    volumes: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Give what the engine is to be asked for.
 
@@ -66,6 +72,7 @@ def container_options(
         mounts: those of the way it is reached, in the engine's form.
         ports: those that are published by the way it is reached: address and port (or address alone,
             for a port of the engine's choice) for each such as ``5555/tcp``.
+        volumes: places that the image declares to be volumes.
 
     Returns:
         Keyword arguments of ``APIClient.create_container``, of which ``host_config`` holds those of
@@ -91,7 +98,7 @@ def container_options(
         # What the image would check is not the kernel.
         "healthcheck": {"test": ["NONE"]},
         "stop_signal": "SIGTERM",
-        "host_config": _host_options(kernel, user, home, mounts, ports),
+        "host_config": _host_options(kernel, user, home, mounts, ports, volumes),
     }
     if name:
         options["name"] = name
@@ -106,6 +113,7 @@ def _host_options(
     home: str,
     mounts: Sequence[Mapping[str, Any]],
     ports: Mapping[str, tuple[str, ...]] | None,
+    volumes: Iterable[str],
 ) -> dict[str, Any]:
     options: dict[str, Any] = {
         "cap_drop": ["ALL"],
@@ -117,7 +125,7 @@ def _host_options(
         "network_mode": kernel.network,
         "ipc_mode": "private",
         "read_only": kernel.read_only,
-        "tmpfs": _tmpfs(kernel, user, home),
+        "tmpfs": _tmpfs(kernel, user, home, volumes),
         "mounts": [*map(_bind, kernel.mounts), *(dict(mount) for mount in mounts)],
         "log_config": _LOG,
     }
@@ -148,7 +156,7 @@ def _environment(kernel: DockerKernel, home: str, env: Mapping[str, str | None])
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _tmpfs(kernel: DockerKernel, user: str, home: str) -> dict[str, str]:
+def _tmpfs(kernel: DockerKernel, user: str, home: str, volumes: Iterable[str]) -> dict[str, str]:
     """Give the directories that are in memory, and count as the kernel's own."""
     size = memory_bytes(kernel.memory) // 2
     # What a kernel compiles or installs there, it runs.
@@ -157,8 +165,13 @@ def _tmpfs(kernel: DockerKernel, user: str, home: str) -> dict[str, str]:
     # Of a name the number is not known yet, and nobody else is there.
     owner = "mode=0777" if ids is None else f"mode=0700,uid={ids[0]},gid={ids[1] or 0}"
     places = {home: f"{common},{owner}", "/tmp": f"{common},mode=1777"}  # noqa: S108 - the container's
+    if kernel.read_only:
+        # The engine would make directories on its disk of them, that can be filled.
+        for volume in map(target_path, volumes):
+            if volume != "/" and not _is_within(volume, PLACE):
+                places.setdefault(volume, f"{common},mode=1777")
     for mount in kernel.mounts:  # a home that stays, for one
-        places.pop(posixpath.normpath(mount.target), None)
+        places.pop(target_path(mount.target), None)
     return places
 
 
@@ -220,17 +233,27 @@ def check_mounts(mounts: Iterable[Mount], engine_socket: str = "", *, local: boo
 
 
 def _refusal(mount: Mount, sockets: Iterable[str]) -> str:
-    source = os.path.realpath(mount.source)
+    # As it is written, too: on the engine's machine links may lead elsewhere than here.
+    sources = {os.path.realpath(mount.source), target_path(mount.source)}
     for socket in sockets:
-        if _is_within(os.path.realpath(socket), source):
+        if any(
+            _is_within(s, source) for s in (socket, os.path.realpath(socket)) for source in sources
+        ):
             return (
                 f"it holds the engine's socket {socket!r}, by which the kernel could start a "
                 "container that is root on this machine"
             )
-    for directory in _SYSTEM:
-        if _is_within(source, directory):
-            return f"{directory} is this machine's system itself, its processes and devices"
-    if _is_within(posixpath.normpath(mount.target), PLACE):
+    for source in sources:
+        name = posixpath.basename(source)
+        if name in _SOCKET_NAMES:
+            return f"{name!r} is the socket of an engine, by which the kernel could be root there"
+        if _SOCKET_DIRECTORIES.fullmatch(source):
+            return f"{source} is a directory of sockets, and those of engines may be among them"
+        for directory in _SYSTEM:
+            if _is_within(source, directory):
+                return f"{directory} is this machine's system itself, its processes and devices"
+    target = target_path(mount.target)
+    if _is_within(target, PLACE) or _is_within(PLACE, target):
         return f"{PLACE} holds what the kernel is reached by"
     return ""
 
