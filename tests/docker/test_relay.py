@@ -9,13 +9,14 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kernel_mgmt.endpoints import private_directory, remove_directory
-from kernel_mgmt_docker.relay import Relay, far_end
+from kernel_mgmt_docker.relay import Relay, far_end, link
 from kernel_mgmt_docker.relay.far_end import CLOSE, CREDIT, DATA, FRAME, HELLO, OPEN, WINDOW
 from kernel_mgmt_docker.relay.link import LinkError
 
@@ -34,6 +35,7 @@ class _Engine:
     def __init__(self, behave: Callable[[socket.socket], object]) -> None:
         self._behave = behave
         self.commands: list[Sequence[str]] = []
+        self.failures: list[str] = []
         self._threads: list[threading.Thread] = []
 
     def run(self, argv: Sequence[str]) -> Any:
@@ -46,7 +48,10 @@ class _Engine:
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
-            self._behave(connection)
+            try:
+                self._behave(connection)
+            except AssertionError as error:
+                self.failures.append(str(error))
 
     def join(self) -> None:
         for thread in self._threads:
@@ -109,6 +114,37 @@ def _too_long(connection: socket.socket) -> None:
     drain(connection)
 
 
+def _sends_nothing_often(connection: socket.socket) -> None:
+    hello(connection)
+    connection.recv(FRAME.size)
+    nothing = FRAME.pack(DATA, 1, 0) * 1000
+    say(connection, FRAME.pack(DATA, 1, 65536) + bytes(65536))
+    for _ in range(1000):
+        say(connection, nothing)
+    raise AssertionError("all of it was taken")
+
+
+def _gives_too_much_credit(connection: socket.socket) -> None:
+    hello(connection)
+    connection.recv(FRAME.size)
+    for _ in range(3):
+        say(connection, FRAME.pack(CREDIT, 1, 4) + b"\xff\xff\xff\xff")
+    raise_unless_dropped(connection)
+
+
+def raise_unless_dropped(connection: socket.socket) -> None:
+    """Read until the other end is gone, which must be soon."""
+    connection.settimeout(5)
+    with contextlib.suppress(ConnectionResetError):
+        drain(connection)
+
+
+def _trickles(connection: socket.socket) -> None:
+    while True:  # until the other end has enough of it
+        say(connection, b"wait\n", stream=2)
+        time.sleep(0.02)
+
+
 async def _first(behave: Callable[[socket.socket], object], directory: Path) -> bytes:
     """Give what a client is sent before its connection is dropped, or first."""
     engine = _Engine(behave)
@@ -126,6 +162,7 @@ async def _first(behave: Callable[[socket.socket], object], directory: Path) -> 
             writer.transport.abort()
         await relay.close()
         engine.join()
+        assert not engine.failures
         assert not (directory / "k-1").exists()
 
 
@@ -135,6 +172,32 @@ async def test_who_sends_without_credit_is_dropped(
     """A kernel cannot fill the memory of this process."""
     await _first(_floods, directory)
     assert "sends without credit" in caplog.text
+
+
+@pytest.mark.parametrize("behave", [_sends_nothing_often, _gives_too_much_credit])
+async def test_who_breaks_the_rules_is_dropped(
+    behave: Callable[[socket.socket], object], directory: Path
+) -> None:
+    """Frames without content take memory, too; and credit lets this end hold what is not taken."""
+    engine = _Engine(behave)
+    relay = Relay(engine.run, {directory / "k-1": 5555}, ["python3"])
+    await relay.start()
+    _, writer = await asyncio.open_unix_connection(directory / "k-1")
+    try:
+        await asyncio.to_thread(engine.join)
+    finally:
+        writer.transport.abort()
+        await relay.close()
+    assert not engine.failures
+
+
+def test_a_program_that_only_talks_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time until it has started is limited, whatever it writes meanwhile."""
+    monkeypatch.setattr(link, "_START_PATIENCE", 0.2)
+    engine = _Engine(_trickles)
+    with pytest.raises(LinkError, match=r"did not start within 0\.2 s"):
+        link.open_link(engine.run, ["python3"])
+    engine.join()
 
 
 async def test_nonsense_does_no_harm(directory: Path) -> None:

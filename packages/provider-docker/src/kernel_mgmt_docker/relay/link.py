@@ -7,6 +7,7 @@ import logging
 import queue
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from typing import Any, Protocol
@@ -101,6 +102,7 @@ class Link:
         Raises:
             LinkError: it did not.
         """
+        deadline = time.monotonic() + _START_PATIENCE
         self._connection.settimeout(_START_PATIENCE)
         program = (resources.files(__package__) / "far_end.py").read_bytes()
         # What was not run is told by what it wrote.
@@ -110,6 +112,11 @@ class Link:
             while len(self._frames) < FRAME.size:
                 if not self._fill():
                     raise LinkError(self._told() or "it ended at once")
+                # One time for all of it, however often something comes that is no answer.
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                self._connection.settimeout(left)
         except TimeoutError:
             raise LinkError(f"it did not start within {_START_PATIENCE:g} s") from None
         except ConnectionError as error:
@@ -127,7 +134,7 @@ class Link:
         """Read and write from now on.
 
         Args:
-            on_frames: is given what has come in, on a thread.
+            on_frames: is given what has come in, on a thread; while it blocks no more is read.
             on_end: called once when the program has ended, on a thread.
         """
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -23,6 +24,8 @@ logger = logging.getLogger("kernel_mgmt.docker")
 #: How long a connection is held when the program cannot be run, in seconds: its client tries again as
 #: soon as it is dropped.
 _PATIENCE = 1.0
+#: How many times what was received at once may wait for the loop.
+_AHEAD = 8
 
 
 class Relay:
@@ -152,10 +155,19 @@ class _Streams:
         self._last = 0
         self.ended = asyncio.Event()
         loop = asyncio.get_running_loop()
-        link.start(
-            lambda frames: loop.call_soon_threadsafe(self._take, frames),
-            lambda: loop.call_soon_threadsafe(self._end),
-        )
+        room = threading.BoundedSemaphore(_AHEAD)
+
+        def take(frames: list[tuple[int, int, bytes]]) -> None:
+            try:
+                self._take(frames)
+            finally:
+                room.release()
+
+        def hand_over(frames: list[tuple[int, int, bytes]]) -> None:
+            room.acquire()
+            loop.call_soon_threadsafe(take, frames)
+
+        link.start(hand_over, lambda: loop.call_soon_threadsafe(self._end))
         self._pings = loop.create_task(self._ping())
 
     async def carry(
@@ -215,18 +227,27 @@ class _Streams:
                 continue
             if kind == DATA:
                 stream.waiting += len(payload)
+                # Nobody trusts what is in a container with this machine's memory.
                 if stream.waiting > 2 * WINDOW:
-                    # Nobody trusts what is in a container with this machine's memory.
-                    logger.warning("The relay's program in the container sends without credit.")
-                    self._link.close()
+                    self._drop("sends without credit")
+                    return
+                if not payload:
+                    self._drop("sends nothing, and says so")
                     return
                 stream.incoming.put_nowait(payload)
             elif kind == CREDIT and len(payload) == NUMBER.size:
                 stream.credit += NUMBER.unpack(payload)[0]
+                if stream.credit > WINDOW:
+                    self._drop("gives credit for what it was never sent")
+                    return
                 stream.changed.set()
             elif kind == CLOSE:
                 del self._streams[number]
                 stream.incoming.put_nowait(b"")
+
+    def _drop(self, why: str) -> None:
+        logger.warning("The relay's program in the container %s.", why)
+        self._link.close()
 
     async def _ping(self) -> None:
         while not self.ended.is_set():
