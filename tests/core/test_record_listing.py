@@ -12,6 +12,7 @@ from kernel_mgmt import NoSuchKernel, NoSuchRunningKernel
 from kernel_mgmt.machine import this_machine
 from kernel_mgmt.records import (
     find_record,
+    has_ended,
     is_dead,
     read_records,
     record_path,
@@ -23,6 +24,26 @@ from making_records import alive, gone, make_record
 
 LINUX = sys.platform == "linux"
 ELSEWHERE = {**this_machine(), "boot_id": "other", "machine_id": "other", "host": "other"}
+
+
+def test_a_process_that_a_provider_names_tells_whether_its_kernel_has_ended() -> None:
+    """What it left is still its provider's to remove, so that the record does not count as dead."""
+
+    def record(process: object, **changes: Any) -> Any:
+        return make_record(manager={"moon": {}, "process": process}, **changes)
+
+    there, ended = alive()["nanny"], gone()["nanny"]
+    assert not has_ended(record(there))
+    assert has_ended(record(ended))
+    assert record_state(record(ended)) == "alive"
+    assert has_ended(record({**there, "identity": "another"}))
+    assert has_ended(make_record(manager=gone()))
+    for unclear in (None, "x", {}, {"pid": True}, {"pid": -1}, {"pid": "1"}):
+        assert not has_ended(record(unclear))
+    for machine in (ELSEWHERE, {}):
+        assert not has_ended(record(ended, machine=machine))
+    if LINUX:
+        assert has_ended(record(there, machine={**this_machine(), "boot_id": "before"}))
 
 
 # --- reading all ---------------------------------------------------------------------------------

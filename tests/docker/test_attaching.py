@@ -21,7 +21,7 @@ from docker.errors import NotFound
 from dockerds import Dockerd, alone, cache, provide_image
 from kernel_mgmt import ExitStatus, KernelClient, KernelFinder, KernelRecord, LaunchError
 from kernel_mgmt.detached import attach_kernel, collect_dead, running_kernels, start_detached
-from kernel_mgmt.records import read_records, records_dir
+from kernel_mgmt.records import ALIVE, has_ended, read_records, record_state, records_dir
 from kernel_mgmt_docker.errors import DockerProblem
 from kernel_mgmt_docker.manager import DockerKernelManager
 from waiting import eventually
@@ -175,6 +175,62 @@ async def test_what_is_left_of_dead_kernels_is_collected(
     assert await living.is_alive()
 
 
+async def test_a_dead_kernel_is_collected_also_where_a_relay_led_to_it(
+    start: Start, finder: KernelFinder, nothing_left: Callable[[], list[str]]
+) -> None:
+    """No relay is started to what has ended; and one to what lives goes when nobody looks any more."""
+    ended, _ = await start(argv=ECHO, connect="relay")
+    living, _ = await start(argv=ECHO, connect="relay")
+    await ended._reaching._relay.close()  # as if its process had ended
+    await living._reaching._relay.close()
+    await ended.kill()
+    removed = await collect_dead(finder=finder)
+    assert [record.kernel_id for record in removed] == [ended.kernel_id]
+    gc.collect()
+    (record,) = read_records()[0]
+    info = record.connection_info
+    await eventually(lambda: not info.socket_path("shell").exists())
+    assert await living.is_alive()
+
+
+async def test_a_dead_container_is_seen_without_its_engine(
+    start: Start, finder: KernelFinder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record names the process, so nobody waits for an engine that is down."""
+    manager, _ = await start(argv=ECHO)
+    (record,) = read_records()[0]
+    assert not has_ended(record)
+    assert running_kernels() == [record]
+    await manager.kill()
+    await eventually(lambda: has_ended(record))
+    assert running_kernels() == []
+    assert record_state(record) == ALIVE  # what it left is its provider's to remove
+
+
+async def test_a_kernel_whose_lease_is_over_is_ended_by_who_clears_up(
+    start: Start, finder: KernelFinder, docker_client: docker.DockerClient
+) -> None:
+    """A lease that was renewed counts from then on, in other processes, too."""
+    over, _ = await start(argv=ECHO, lease=0.01)
+    renewed, _ = await start(argv=ECHO, lease=0.01)
+    for_ever, _ = await start(argv=ECHO, lease=0.01)
+    without, _ = await start(argv=ECHO)
+    assert without.lease_ends is None
+    await renewed.renew_lease(60)
+    await for_ever.renew_lease(None)
+    with pytest.raises(ValueError, match="no number of seconds"):
+        await renewed.renew_lease(0)
+    assert [record.kernel_id for record in await collect_dead(finder=finder)] == [over.kernel_id]
+    with pytest.raises(NotFound):
+        docker_client.api.inspect_container(over.container_id)
+    for manager in (renewed, for_ever, without):
+        assert await manager.is_alive()
+        (record,) = [r for r in read_records()[0] if r.kernel_id == manager.kernel_id]
+        _, attached = await finder.attach(record)
+        assert attached is not None
+        assert attached.lease_ends == manager.lease_ends
+
+
 async def test_a_kernel_can_be_started_detached_and_found_by_its_name(
     config: Config, finder: KernelFinder, image: str, nothing_left: object
 ) -> None:
@@ -191,6 +247,11 @@ async def test_a_kernel_can_be_started_detached_and_found_by_its_name(
     assert not running_kernels()
     with pytest.raises(LaunchError, match="no nanny that would end it by 'idle_timeout'"):
         await start_detached("docker/k", idle_timeout=5, finder=finder)
+    with pytest.raises(LaunchError, match="no nanny that would end it by 'unattended_timeout'"):
+        await start_detached("docker/k", unattended_timeout=5, finder=finder)
+    config("short", image=image, lease=5)
+    with pytest.raises(LaunchError, match="may not set lease"):
+        await start_detached("docker/short", lease=6, finder=finder)
     # The manager that start_detached has dropped lets go of the engine when it is collected.
     gc.collect()
 

@@ -256,6 +256,7 @@ _BASE = DockerKernel(
     network="bridge",
     read_only=False,
     mounts=(Mount("/a", "/a", read_only=False), Mount("/b", "/b")),
+    lease=3600,
 )
 
 

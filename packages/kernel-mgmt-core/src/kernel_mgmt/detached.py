@@ -30,7 +30,7 @@ from .records import (
     BadRecord,
     find_record,
     gc,
-    is_dead,
+    has_ended,
     read_record,
     read_records,
     record_path,
@@ -55,6 +55,8 @@ logger = logging.getLogger("kernel_mgmt")
 
 _DEFAULT_POLICY = RestartPolicy()
 _LONGEST_NAME = 100
+#: How long a kernel whose lease is over may take to end by itself, in seconds.
+_LEAVE = 5.0
 
 
 async def start_detached(
@@ -190,7 +192,7 @@ def running_kernels() -> list[KernelRecord]:
     records, problems = read_records()
     for problem in problems:
         logger.warning("%s", problem)
-    return [record for record in records if not is_dead(record)]
+    return [record for record in records if not has_ended(record)]
 
 
 async def attach_kernel(
@@ -247,7 +249,8 @@ async def collect_dead(*, finder: KernelFinder | None = None) -> list[KernelReco
     """Remove all that dead kernels have left; what is alive, elsewhere or silent is not touched.
 
     That is what :func:`kernel_mgmt.records.gc` removes without asking anybody; and nannies that
-    only stay to tell how their kernel ended, and kernels of which their provider says so.
+    only stay to tell how their kernel ended, and kernels of which their provider says so.  A kernel
+    whose lease is over, and that nothing else ends, is ended by this.
 
     Args:
         finder: knows the providers; by default all that are installed.
@@ -271,7 +274,7 @@ async def _end_if_dead(record: KernelRecord, finder: KernelFinder) -> bool:
             # Between a death and a restart a kernel is not alive, and not dead.
             dead = (await manager.info()).get("state") == "dead"
         else:
-            dead = manager is not None and not await manager.is_alive()
+            dead = manager is not None and await _ended_in_time(manager)
         if dead and manager is not None:
             await manager.cleanup()
             remove_record(records_dir(), record.kernel_id)
@@ -279,6 +282,21 @@ async def _end_if_dead(record: KernelRecord, finder: KernelFinder) -> bool:
         logger.info("It is not known whether kernel %s is dead: %s", record.kernel_id, error)
         return False
     return dead
+
+
+async def _ended_in_time(manager: KernelManager) -> bool:
+    """Tell whether a kernel is dead, which it is now if its lease is over."""
+    if not await manager.is_alive():
+        return True
+    if manager.lease_ends is None or time.time() < manager.lease_ends:
+        return False
+    await manager.terminate()
+    try:
+        async with asyncio.timeout(_LEAVE):
+            await manager.wait()
+    except TimeoutError:
+        await manager.kill()
+    return True
 
 
 # -- without an event loop ------------------------------------------------------------------

@@ -152,6 +152,14 @@ class KernelManager(ABC):
         has done so when all these tasks wait for the end of the new one.
         """
 
+    @property
+    def lease_ends(self) -> float | None:
+        """When ``collect_dead`` is to end the kernel, in seconds since the epoch; None for never.
+
+        For kernels that nothing else ends in time: a nanny keeps its lease itself.
+        """
+        return None
+
     def record(self) -> dict[str, Any] | None:
         """Give, as JSON, what ``attach`` in another process needs; None when it cannot be."""
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,8 +16,8 @@ from kernel_mgmt.endpoints import is_socket_directory, remove_directory
 from kernel_mgmt.records import records_dir, remove_record
 
 from .config import DEFAULT_ARGV, DockerKernel
-from .connecting import reach_again
-from .containers import State, exit_status, explanation, find, read_state
+from .connecting import Relayed, reach_again
+from .containers import State, exit_status, explanation, find, lease_ends, read_state
 from .engine import Engine
 from .errors import DockerProblem
 from .launching import engine_facts
@@ -77,6 +78,7 @@ async def _attach(record: KernelRecord, details: Mapping[str, Any], engine: Engi
         record.kernel_id,
     )
     way = details.get("reaching")
+    ended = _ended(record, state)
     reaching = await reach_again(
         way if isinstance(way, Mapping) else {},
         record.connection_info,
@@ -84,6 +86,7 @@ async def _attach(record: KernelRecord, details: Mapping[str, Any], engine: Engi
         request,
         await engine_facts(engine),
         container,
+        alive=ended is None,
     )
     try:
         manager = DockerKernelManager(
@@ -96,11 +99,15 @@ async def _attach(record: KernelRecord, details: Mapping[str, Any], engine: Engi
             argv0=(kernel.argv or DEFAULT_ARGV)[0],
             connection_file=record.connection_file,
             records=records_dir(),
-            exit_status=_ended(record, state),
+            exit_status=ended,
+            lease_ends=_lease_ends(record, inspected),
         )
     except BaseException:
         await finish(reaching.close())
         raise
+    if isinstance(reaching, Relayed):
+        # Who attached only to look drops the manager, and nobody else knows of the relay.
+        weakref.finalize(manager, reaching.let_go).atexit = False
     return Launched(reaching.outside or record.connection_info, manager)
 
 
@@ -134,6 +141,14 @@ def _ended(record: KernelRecord, state: State) -> ExitStatus | None:
     if state.status == "created" and time.time() - (record.started or 0) > _LAUNCHED_AFTER:
         return ExitStatus(reason="it was never started")
     return None
+
+
+def _lease_ends(record: KernelRecord, inspected: Mapping[str, Any]) -> float | None:
+    """Give when a kernel's lease is over, by its record where somebody renewed it; None for never."""
+    if "lease_ends" not in record.manager:
+        return lease_ends((inspected.get("Config") or {}).get("Labels") or {})
+    ends = record.manager["lease_ends"]
+    return float(ends) if type(ends) in (int, float) else None
 
 
 def _remove_traces(record: KernelRecord) -> None:

@@ -93,7 +93,8 @@ class DockerKernel:
         connect: how it is reached: ``auto``, ``ipc``, ``tcp`` or ``relay``.
         interrupt_mode: ``signal`` or ``message``.
         allow: what ``launch_params`` may set to anything, by its key.
-        lease: seconds that it may be left alone, as a label tells; 0 for ever.
+        lease: seconds from its start, or from when that was asked for anew, after which whoever clears
+            up ends it; 0 for ever.
     """
 
     name: str
@@ -116,7 +117,7 @@ class DockerKernel:
     connect: str = "auto"
     interrupt_mode: str = "signal"
     allow: tuple[str, ...] = ()
-    lease: float = 86400.0
+    lease: float = 0.0
 
     def kernel_type(self) -> KernelType:
         """Give the kernel type, whose metadata have all of this."""

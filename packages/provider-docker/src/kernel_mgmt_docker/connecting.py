@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kernel_mgmt import ConnectionInfo, LaunchError, LaunchRequest
-from kernel_mgmt.background import finish, in_thread, result_of
+from kernel_mgmt.background import background_loop, finish, in_thread, result_of
 from kernel_mgmt.connection import CHANNELS, new_key
 from kernel_mgmt.curve import new_curve_keys
 from kernel_mgmt.endpoints import (
@@ -57,6 +57,8 @@ T = TypeVar("T")
 #: The ports of the channels in the container.
 _PORTS = {f"{channel}_port": 5555 + n for n, channel in enumerate(CHANNELS)}
 _FILE_NAME = "connection.json"
+#: More than that of an image's file is not looked at, in bytes.
+_LONGEST_FILE = 4_000_000
 #: How long a kernel may take to greet a new connection, in seconds; one that is there does at once.
 _GREETING_PATIENCE = 0.25
 
@@ -382,6 +384,12 @@ class Relayed(Reaching):
             ) from error
         return self.outside
 
+    def let_go(self) -> None:
+        """End the relay soon, and leave the kernel to others; from any thread."""
+        relay, self._relay = self._relay, None
+        if relay is not None:
+            asyncio.run_coroutine_threadsafe(relay.close(), background_loop())
+
     async def close(self) -> None:
         """See :class:`Reaching`."""
         relay, self._relay = self._relay, None
@@ -491,6 +499,8 @@ async def reach_again(
     request: LaunchRequest,
     facts: EngineFacts,
     container: str,
+    *,
+    alive: bool = True,
 ) -> Reaching:
     """Reach a kernel that runs already.
 
@@ -501,12 +511,13 @@ async def reach_again(
         request: with the kernel's type and id.
         facts: of the engine.
         container: the id of its container.
+        alive: whether it runs; else there is nothing to reach, and only what to remove.
 
     Raises:
         LaunchError: the relay cannot be started.
     """
     how = str(record.get("how", ""))
-    if how != "relay" or all(accepts(info, channel) for channel in CHANNELS):
+    if how != "relay" or not alive or all(accepts(info, channel) for channel in CHANNELS):
         # The relay of another process, which still runs, is as good as one of ours.
         return _Known(how, info)
     again = Relayed(kernel, replace(request, connection_info=info), facts, encrypted=False)
@@ -604,7 +615,13 @@ def _file(api: Any, container: str, path: str) -> str:
         if error.status_code == 404:
             return ""
         raise
-    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as tar:
+    content = bytearray()
+    for piece in pieces:
+        content += piece
+        if len(content) > _LONGEST_FILE:  # no list of users, whatever the image calls it
+            pieces.close()
+            return ""
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         for member in tar:
             file = tar.extractfile(member) if member.isfile() else None
             if file is not None:

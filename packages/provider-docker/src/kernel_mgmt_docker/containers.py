@@ -29,6 +29,7 @@ __all__ = [
     "explanation",
     "find",
     "labels",
+    "lease_ends",
     "log_lines",
     "owner",
     "read_state",
@@ -122,9 +123,18 @@ def labels(kernel_id: str, type_id: str, lease: float, name: str = "") -> dict[s
         LABEL_TYPE: type_id,
         LABEL_OWNER: owner(),
         LABEL_CREATED: f"{time.time():.3f}",
-        LABEL_LEASE: f"{lease:g}",
+        LABEL_LEASE: f"{lease:.15g}",
     }
     return {**given, LABEL_NAME: name} if name else given
+
+
+def lease_ends(given: Mapping[str, str]) -> float | None:
+    """Give by a container's labels when its lease is over, in seconds since the epoch; None for never."""
+    try:
+        lease, created = float(given[LABEL_LEASE]), float(given[LABEL_CREATED])
+    except (KeyError, ValueError):
+        return None
+    return created + lease if lease > 0 else None
 
 
 def owner() -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import docker
 from docker import auth
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
-from docker.types import CancellableStream
+from docker.types import CancellableStream, LogConfig
 from docker.utils import parse_repository_tag
 from kernel_mgmt import KernelProblem
 from kernel_mgmt.background import in_thread, result_of
@@ -388,6 +388,8 @@ def _ask_image(api: docker.APIClient, image: str, python: str) -> str:
         security_opt=["no-new-privileges"],
         pids_limit=16,
         mem_limit=2**28,
+        memswap_limit=2**28,
+        log_config=LogConfig(type="json-file", config={"max-size": "100k"}),
     )
     made = api.create_container(
         image,

@@ -54,8 +54,7 @@ async def launch(request: LaunchRequest) -> Launched:
     Raises:
         LaunchError: it cannot be launched; nothing of it is left.
     """
-    kernel = kernel_of(request)
-    _check_nanny(request)
+    kernel = _leased(kernel_of(request), request)
     request.progress("connect", "Connecting to the container engine")
     try:
         engine = await Engine.connect()
@@ -85,16 +84,17 @@ def kernel_of(request: LaunchRequest) -> DockerKernel:
     return DockerKernel.from_dict(table).narrowed(request.launch_params)
 
 
-def _check_nanny(request: LaunchRequest) -> None:
-    """Refuse what a kernel without a nanny cannot have; it outlives this process by itself.
+def _leased(kernel: DockerKernel, request: LaunchRequest) -> DockerKernel:
+    """Give a kernel with the lease of a launch; it outlives this process by itself.
 
     Raises:
-        LaunchError: somebody would have to end it in time (phase ``resolve``).
+        LaunchError: it cannot have a limit without a nanny, or the lease is longer than that of the
+            configuration (phase ``resolve``).
     """
     nanny = request.nanny
     if nanny is None:
-        return
-    for limit in ("lease", "idle_timeout"):
+        return kernel
+    for limit in ("idle_timeout", "unattended_timeout"):
         if getattr(nanny, limit) is not None:
             raise LaunchError(
                 f"A kernel in a container has no nanny that would end it by {limit!r}.",
@@ -102,6 +102,7 @@ def _check_nanny(request: LaunchRequest) -> None:
                 advice=f"Leave {limit!r} out, and stop the kernel yourself.",
             )
     logger.info("Kernel %s is not started again when it dies: no nanny does.", request.kernel_id)
+    return kernel if nanny.lease is None else kernel.narrowed({"lease": nanny.lease})
 
 
 async def engine_facts(engine: Engine) -> EngineFacts:
@@ -245,6 +246,7 @@ class _Launch:
             argv0=(self._kernel.argv or DEFAULT_ARGV)[0],
             records=self._records,
             connection_file=self._file,
+            lease_ends=self._started + self._kernel.lease if self._kernel.lease else None,
         )
 
     async def _connect(self, reaching: Reaching) -> ConnectionInfo:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import math
 import os
+import time
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from docker.errors import APIError, NotFound
 from kernel_mgmt import ExitStatus, KernelManager
 from kernel_mgmt.background import finish, in_thread, result_of
-from kernel_mgmt.records import remove_record
+from kernel_mgmt.machine import process_identity
+from kernel_mgmt.records import BadRecord, read_record, record_path, remove_record, write_record
 
 from .connecting import Reaching
 from .containers import explanation, log_lines, remove
@@ -29,6 +33,8 @@ logger = logging.getLogger("kernel_mgmt.docker")
 
 #: Signals of Linux (signal(7)): not all systems that this runs on have them.
 _SIGKILL, _LAST_SIGNAL = 9, 64
+#: How long a program in the container may take to send a signal, in seconds.
+_SENDING = 5.0
 #: How many lines of a container's output are kept when it is removed.
 _KEPT_LINES = 1000
 #: How long a container may take to be gone that was killed, in seconds.
@@ -70,6 +76,7 @@ class DockerKernelManager(KernelManager):
         connection_file: by which other clients find it; :meth:`cleanup` removes it.
         records: the directory with the kernel's record; :meth:`cleanup` removes that.
         exit_status: how it ended, when that is known already.
+        lease_ends: when it may be ended, in seconds since the epoch; None for never.
     """
 
     def __init__(
@@ -85,6 +92,7 @@ class DockerKernelManager(KernelManager):
         connection_file: Path | None = None,
         records: Path,
         exit_status: ExitStatus | None = None,
+        lease_ends: float | None = None,
     ) -> None:
         self.kernel_id = kernel_id
         self._engine = engine
@@ -93,6 +101,7 @@ class DockerKernelManager(KernelManager):
         self._details = dict(details)
         self._pid = pid
         self._argv0 = argv0
+        self._lease_ends = lease_ends
         self._records = records
         self.connection_file = connection_file
         self._log: str | None = None
@@ -103,8 +112,7 @@ class DockerKernelManager(KernelManager):
         self._released.atexit = False
         self._ended: concurrent.futures.Future[ExitStatus]
         if exit_status is None:
-            here = engine.is_local and container_process(pid, container)
-            self._ended = engine.watcher.watch(container, pid if here else 0)
+            self._ended = engine.watcher.watch(container, pid if self._is_here() else 0)
         else:
             self._ended = concurrent.futures.Future()
             self._ended.set_result(exit_status)
@@ -152,9 +160,13 @@ class DockerKernelManager(KernelManager):
         with suppress(NotFound):
             await self._ask(self._engine.api.kill, self._container, signum)
 
+    def _is_here(self) -> bool:
+        """Tell whether the container's first process runs, and is one of this machine."""
+        return self._engine.is_local and container_process(self._pid, self._container)
+
     def _signal_from_here(self, signum: int) -> bool:
         """Signal the kernel's group, where its processes are ones of this machine; tells whether."""
-        if not (self._engine.is_local and container_process(self._pid, self._container)):
+        if not self._is_here():
             return False
         members = _group_below(self._pid, self._container)
         try:
@@ -170,11 +182,20 @@ class DockerKernelManager(KernelManager):
         if not Path(self._argv0).name.startswith("python"):
             return False
         api = self._engine.api
-        command = [self._argv0, "-S", "-E", "-c", _SEND, str(int(signum))]
+        # Nothing is imported from the kernel's own directory.
+        command = [self._argv0, "-I", "-S", "-c", _SEND, str(int(signum))]
+        deadline = time.monotonic() + _SENDING
         try:
-            made = await self._engine.call(api.exec_create, self._container, command)
-            await self._engine.call(api.exec_start, made["Id"])
-            result = await self._engine.call(api.exec_inspect, made["Id"])
+            made = await self._engine.call(
+                api.exec_create, self._container, command, stdout=False, stderr=False
+            )
+            # Not attached: neither what it writes nor how long it takes is for the kernel to decide.
+            await self._engine.call(api.exec_start, made["Id"], detach=True)
+            while True:
+                result = await self._engine.call(api.exec_inspect, made["Id"])
+                if result.get("ExitCode") is not None or time.monotonic() >= deadline:
+                    break
+                await asyncio.sleep(0.02)
         except APIError as error:
             logger.debug("No signal could be sent from within %s: %s", self._container[:12], error)
             return False
@@ -210,7 +231,7 @@ class DockerKernelManager(KernelManager):
 
     def _kill_from_here(self) -> bool:
         """Kill the container's init, and so all in it, while the engine is down; tells whether."""
-        if not (self._engine.is_local and container_process(self._pid, self._container)):
+        if not self._is_here():
             return False
         try:
             os.kill(self._pid, _SIGKILL)
@@ -293,15 +314,49 @@ class DockerKernelManager(KernelManager):
                 stats = await self._ask(_stats, api, self._container) or {}
         return _usage(stats)
 
+    # -- its lease -------------------------------------------------------------------------
+
+    @property
+    def lease_ends(self) -> float | None:
+        """When the lease is over: who clears up ends the kernel then; None for never."""
+        return self._lease_ends
+
+    async def renew_lease(self, seconds: float | None) -> None:
+        """Have the kernel be ended not before so many seconds from now.
+
+        That is in its record, for labels of a container never change.
+
+        Args:
+            seconds: the time; None for no limit.
+
+        Raises:
+            ValueError: it is no positive number.
+            LaunchError: the record cannot be written.
+        """
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise ValueError(f"{seconds} is no number of seconds that a lease can have.")
+        ends = None if seconds is None else time.time() + seconds
+        await result_of(in_thread("docker-lease", lambda: self._write_lease(ends)))
+        self._lease_ends = ends
+
+    def _write_lease(self, ends: float | None) -> None:
+        with suppress(FileNotFoundError, BadRecord):  # of a kernel that was cleaned up
+            record = read_record(record_path(self._records, self.kernel_id))
+            changed = {**record.manager, "lease_ends": ends}
+            write_record(self._records, replace(record, manager=changed))
+
     def record(self) -> dict[str, Any]:
-        """Give what ``attach`` needs; it has no secret."""
+        """Give what ``attach`` needs, and what tells without the engine; it has no secret."""
+        process = {"pid": self._pid, "identity": process_identity(self._pid)}
         return {
+            **({"process": process} if self._is_here() and process["identity"] else {}),
+            "lease_ends": self._lease_ends,
             "docker": {
                 **self._details,
                 "engine": self._engine.host,
                 "container": self._container,
                 "reaching": self._reaching.record(),
-            }
+            },
         }
 
 

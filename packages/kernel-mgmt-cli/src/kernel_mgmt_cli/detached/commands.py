@@ -216,7 +216,7 @@ def _stop(
 def _gc() -> None:
     """Remove what dead kernels have left behind.
 
-    Nothing that is alive, or on another machine, is touched.
+    Nothing that is alive, or on another machine, is touched, but for containers whose lease is over.
     """
     from .stopping import collect
 

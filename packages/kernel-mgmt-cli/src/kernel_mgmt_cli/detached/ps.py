@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from kernel_mgmt import KernelRecord
 from kernel_mgmt.records import read_records
 
 from ..errors import say
@@ -69,7 +70,7 @@ def details(status: KernelStatus, usages: dict[int, Usage]) -> dict[str, Any]:
         "last_activity": info.get("last_activity"),
         "restarts": info.get("restarts"),
         "exit_status": info.get("exit_status"),
-        "lease": info.get("lease"),
+        "lease": info.get("lease", _lease(record)),
         "idle_timeout": info.get("idle_timeout"),
         "unattended_timeout": info.get("unattended_timeout"),
         "kernel_pid": info.get("kernel_pid"),
@@ -92,6 +93,12 @@ def _cells(status: KernelStatus, usages: dict[int, Usage]) -> list[str]:
         "" if known["clients"] is None else str(known["clients"]),
         ago(known["last_activity"]),
     ]
+
+
+def _lease(record: KernelRecord) -> float | None:
+    """Give what is left of a lease that its record tells of, in seconds."""
+    ends = record.manager.get("lease_ends")
+    return round(max(0.0, ends - time.time()), 1) if isinstance(ends, (int, float)) else None
 
 
 def _uptime(status: KernelStatus) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kernel_mgmt import ExitStatus, KernelRecord
-from kernel_mgmt.records import ALIVE, DEAD, ELSEWHERE, record_state
+from kernel_mgmt.records import ALIVE, DEAD, ELSEWHERE, has_ended, record_state
 
 __all__ = ["KernelStatus", "look_at"]
 
@@ -26,10 +26,11 @@ class KernelStatus:
     Attributes:
         record: its record.
         state: ``starting``, ``idle``, ``busy``, ``restarting``, ``dead`` or ``stopping``, as its
-            nanny says; ``dead`` as well when the nanny has ended; ``elsewhere`` for one of another
-            machine; ``remote`` for one that its provider reaches over a network, and was not
-            asked; ``no answer`` from a nanny that is there; ``running`` when only the record
-            tells of the kernel; ``unknown`` when the nanny cannot be understood.
+            nanny says; ``dead`` as well when the nanny has ended, or the process that the record
+            names; ``elsewhere`` for one of another machine; ``remote`` for one that its provider
+            reaches over a network, and was not asked; ``no answer`` from a nanny that is there;
+            ``running`` when only the record tells of the kernel; ``unknown`` when the nanny cannot
+            be understood.
         info: what its nanny has said: the content of a ``nanny_info_reply``.
         problem: why there is no more, one sentence.
     """
@@ -75,8 +76,10 @@ def _look_at_record(record: KernelRecord) -> KernelStatus | None:
     if not record.machine:
         # Only its provider knows the way there, which may be a long one.
         return KernelStatus(record, _REMOTE)
+    if state == ALIVE and "nanny" not in record.manager:
+        return KernelStatus(record, DEAD if has_ended(record) else _RUNNING)
     if state == ALIVE:
-        return None if "nanny" in record.manager else KernelStatus(record, _RUNNING)
+        return None
     return KernelStatus(record, state)
 
 

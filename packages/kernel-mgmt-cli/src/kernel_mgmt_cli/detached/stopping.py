@@ -85,6 +85,6 @@ async def _stop(record: KernelRecord, grace: float) -> int:
 
 
 def collect() -> None:
-    """Remove what dead kernels have left behind, and tell what that was."""
+    """Remove what kernels have left that are dead, or whose lease is over, and tell what that was."""
     for record in asyncio.run(collect_dead()):
         write_line(f"removed {label(record)}")

@@ -18,6 +18,7 @@ __all__ = [
     "DEAD",
     "ELSEWHERE",
     "find_record",
+    "has_ended",
     "is_dead",
     "nanny_pid",
     "read_records",
@@ -95,6 +96,23 @@ def is_dead(record: KernelRecord) -> bool:
     return record_state(record) == DEAD
 
 
+def has_ended(record: KernelRecord) -> bool:
+    """Tell whether a kernel has ended, also one of which its provider alone knows what it left.
+
+    Such a record may name the kernel's process, as ``process`` of its manager with ``pid`` and
+    ``identity`` (:func:`kernel_mgmt.machine.process_identity`).  Nobody is asked, so this is quick.
+    """
+    if is_dead(record):
+        return True
+    process = record.manager.get("process")
+    if not (isinstance(process, dict) and record.machine and same_machine(record.machine)):
+        return False
+    pid = process.get("pid")
+    if type(pid) is not int or pid <= 0:
+        return False
+    return not (same_boot(record.machine) and is_process(pid, process.get("identity")))
+
+
 def nanny_pid(record: KernelRecord) -> int | None:
     """Give the process id of a kernel's nanny; None when it has none, or a record that is unclear."""
     nanny = record.manager.get("nanny")
@@ -125,7 +143,7 @@ def find_record(wanted: str, directory: Path | None = None) -> KernelRecord:
         [record for record in records if wanted and record.kernel_id.startswith(wanted)],
     ):
         # Of dead ones the last: a kernel may be called as one that ended before it.
-        candidates = [record for record in called_so if not is_dead(record)] or called_so[-1:]
+        candidates = [record for record in called_so if not has_ended(record)] or called_so[-1:]
         if len(candidates) == 1:
             return candidates[0]
         if candidates:
@@ -138,7 +156,7 @@ def find_record(wanted: str, directory: Path | None = None) -> KernelRecord:
 
 
 def _not_found(wanted: str, records: Sequence[KernelRecord], problems: Sequence[str]) -> NoReturn:
-    living = [record for record in records if not is_dead(record)]
+    living = [record for record in records if not has_ended(record)]
     by_name = {record.kernel_id: record for record in living}
     by_name.update({record.name: record for record in living if record.name})
     near = [by_name[n] for n in difflib.get_close_matches(wanted, by_name, n=3, cutoff=0.5)]
