@@ -1,8 +1,11 @@
-"""Waits made of short ones, as on Windows, where no signal handler runs during a wait for a lock."""
+"""Waits made of short ones, so that Ctrl-C ends them wherever and whenever its signal comes."""
 
 from __future__ import annotations
 
+import os
 import queue
+import signal
+import sys
 import threading
 import time
 
@@ -11,10 +14,10 @@ from kernel_mgmt import KernelFinder, RequestTimeout, background, run_kernel_blo
 
 
 @pytest.fixture(autouse=True, params=[None, 0.01])
-def longest_wait(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float | None:
-    """How long a wait may be: as long as it likes, or a moment."""
-    monkeypatch.setattr(background, "_LONGEST_WAIT", request.param)
-    return request.param
+def longest_wait(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long a wait may be: as it is here, or a moment."""
+    if request.param is not None:
+        monkeypatch.setattr(background, "_LONGEST_WAIT", request.param)
 
 
 def test_a_lock_that_is_released_late_is_acquired() -> None:
@@ -38,6 +41,34 @@ def test_a_lock_that_is_not_released_ends_the_wait_in_time(timeout: float) -> No
     assert timeout <= time.monotonic() - started + 0.001
     lock.release()
     assert background.acquire(lock, timeout)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends threads no signals.")
+def test_a_signal_that_does_not_wake_the_wait_ends_it() -> None:
+    """One that another thread was given, or that came just before the wait, is handled soon."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    lock = threading.Lock()
+    lock.acquire()
+    # It gets the signal, which is blocked here: the wait itself is not disturbed.
+    timer = threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    timer.start()
+    before = signal.signal(signal.SIGUSR1, stop)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    started = time.monotonic()
+    try:
+        with pytest.raises(Stop):
+            background.acquire(lock, 20)
+        assert time.monotonic() - started < 10
+    finally:
+        timer.join()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_what_comes_late_is_taken() -> None:

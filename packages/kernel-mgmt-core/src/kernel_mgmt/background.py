@@ -41,9 +41,10 @@ T = TypeVar("T")
 _THREAD_NAME = "kernel-mgmt-background"
 #: How long a blocking call that is given up waits for its coroutine to clean up, in seconds.
 _CANCEL_PATIENCE = 10.0
-#: On Windows no signal handler runs while the main thread waits for a lock, and Ctrl-C would have
-#: to wait as well: there a long wait is many of so many seconds.
-_LONGEST_WAIT: float | None = 0.1 if sys.platform == "win32" else None
+#: A long wait is many of so many seconds. On Windows no signal handler runs while the main thread waits
+#: for a lock; elsewhere none does when the signal came just before the wait, or to another thread.
+#: Ctrl-C would have to wait as well.
+_LONGEST_WAIT = 0.1 if sys.platform == "win32" else 1.0
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -151,8 +152,6 @@ def acquire(lock: threading.Lock, timeout: float | None) -> bool:
     Returns:
         Whether it was acquired.
     """
-    if _LONGEST_WAIT is None:
-        return lock.acquire(timeout=-1 if timeout is None else timeout)
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     while True:
         patience = max(0.0, deadline - time.monotonic())
