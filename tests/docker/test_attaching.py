@@ -193,10 +193,8 @@ async def test_a_dead_kernel_is_collected_also_where_a_relay_led_to_it(
     assert await living.is_alive()
 
 
-async def test_a_dead_container_is_seen_without_its_engine(
-    start: Start, finder: KernelFinder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The record names the process, so nobody waits for an engine that is down."""
+async def test_a_dead_container_is_seen_by_its_record(start: Start) -> None:
+    """It names the container's process, so that no engine is asked, which may be down."""
     manager, _ = await start(argv=ECHO)
     (record,) = read_records()[0]
     assert not has_ended(record)

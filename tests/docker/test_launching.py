@@ -15,6 +15,7 @@ import docker
 import pytest
 from contained import ECHO
 from container_code import run
+from docker.errors import DockerException
 from dockerds import CORE, LABEL, build_image
 from kernel_mgmt import (
     ConnectionInfo,
@@ -26,7 +27,9 @@ from kernel_mgmt import (
     LaunchProgress,
 )
 from kernel_mgmt.records import records_dir
+from kernel_mgmt_docker.config import DockerKernel
 from kernel_mgmt_docker.engine import Engine
+from kernel_mgmt_docker.launching import _refusal
 from waiting import eventually
 
 Config = Callable[..., None]
@@ -229,6 +232,15 @@ def bare_image(engine_host: str, image: str) -> str:
     with contextlib.closing(docker.DockerClient(base_url=engine_host)) as client:
         build_image(client, name, "FROM scratch\nCOPY testing /nothing\n", CORE / "testing")
     return name
+
+
+def test_an_engine_without_its_init_is_not_an_image_without_python() -> None:
+    """Podman's comes in a package of its own, whose absence it tells in these words."""
+    path = "/usr/libexec/podman/catatonit"
+    said = f"container-init binary not found on the host: stat {path}: no such file or directory"
+    problem = _refusal(DockerKernel("k", "x"), DockerException(said))
+    assert said in str(problem)
+    assert "catatonit" in problem.advice
 
 
 async def test_an_image_without_python_is_an_error(

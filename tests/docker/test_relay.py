@@ -129,14 +129,11 @@ def _gives_too_much_credit(connection: socket.socket) -> None:
     connection.recv(FRAME.size)
     for _ in range(3):
         say(connection, FRAME.pack(CREDIT, 1, 4) + b"\xff\xff\xff\xff")
-    raise_unless_dropped(connection)
-
-
-def raise_unless_dropped(connection: socket.socket) -> None:
-    """Read until the other end is gone, which must be soon."""
     connection.settimeout(5)
-    with contextlib.suppress(ConnectionResetError):
-        drain(connection)
+    try:
+        drain(connection)  # until the other end is gone
+    except TimeoutError:
+        raise AssertionError("all of it was taken") from None
 
 
 def _trickles(connection: socket.socket) -> None:

@@ -43,8 +43,12 @@ DEFAULT_ARGV = ("python3", "-m", "ipykernel_launcher", "-f", "{connection_file}"
 #: What the name of a kernel type may be made of.
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)([bkmgt]?)", re.IGNORECASE)
-#: More than that is no number of bytes for an engine.
+#: From here on no engine can count, in bytes.
 _MOST_MEMORY = 2**63
+#: The least part of a processor that an engine grants: it takes less for no limit.
+_LEAST_CPUS = 0.001
+#: Beyond these a number is a mistake: processors, and some three hundred years.
+_MOST_CPUS, _LONGEST = 1e6, 1e10
 _UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -185,7 +189,11 @@ class DockerKernel:
 
 
 def memory_bytes(memory: str) -> int:
-    """Give the number of bytes that such as ``512m`` means."""
+    """Give the number of bytes that such as ``512m`` means; 0 stands for no limit.
+
+    Raises:
+        ValueError: it is no amount, less than a byte, or more than an engine can count.
+    """
     match = _MEMORY.fullmatch(memory)
     size = float(match[1]) * _UNITS[match[2].lower()] if match else math.nan
     # A part of a byte would be 0, which is no limit at all.
@@ -385,14 +393,13 @@ def _memory(key: str, value: Any) -> str:
 
 
 def _cpus(key: str, value: Any) -> float:
-    # The engine counts in parts of a processor, and takes none of them for no limit.
-    if type(value) not in (int, float) or not (value == 0 or 0.001 <= value <= 1e6):
-        raise _Wrong(f"{key} must be a number from 0.001 on, or 0 for no limit", key)
+    if type(value) not in (int, float) or not (value == 0 or _LEAST_CPUS <= value <= _MOST_CPUS):
+        raise _Wrong(f"{key} must be a number from {_LEAST_CPUS} on, or 0 for no limit", key)
     return float(value)
 
 
 def _seconds(key: str, value: Any) -> float:
-    if type(value) not in (int, float) or not 0 <= value <= 1e10:
+    if type(value) not in (int, float) or not 0 <= value <= _LONGEST:
         raise _Wrong(f"{key} must be a number of seconds, or 0 for no limit", key)
     return float(value)
 

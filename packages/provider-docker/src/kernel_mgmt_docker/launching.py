@@ -338,10 +338,13 @@ def _refusal(kernel: DockerKernel, error: DockerException) -> DockerProblem:
     reason = explanation(error) if isinstance(error, APIError) else one_line(error)
     low = reason.lower()
     program = (kernel.argv or DEFAULT_ARGV)[0]
-    if "exec" in low and ("not found" in low or "no such file" in low):
+    missing = "not found" in low or "no such file" in low
+    if missing and "exec" in low and program.lower() in low:
         return _no_program(kernel, program)
     kind, advice = "refused", "Mend the kernel's table in docker_kernels.toml."
-    if "permission denied" in low and "exec" in low:
+    if missing and "init binary" in low:
+        kind, advice = "no-init", "Install the engine's init, such as 'catatonit' for Podman."
+    elif "permission denied" in low and "exec" in low:
         kind = "no-program"
         advice = f"{program!r} must be a program that the kernel's user may run."
     elif "mount" in low or "bind source" in low:
