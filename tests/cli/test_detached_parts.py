@@ -12,9 +12,11 @@ import psutil
 import pytest
 from kernel_mgmt import ConnectionInfo, KernelRecord
 from kernel_mgmt_cli.detached.logs import last_lines
-from kernel_mgmt_cli.detached.status import KernelStatus
+from kernel_mgmt_cli.detached.ps import details
+from kernel_mgmt_cli.detached.status import KernelStatus, look_at
 from kernel_mgmt_cli.detached.usage import measure
 from kernel_mgmt_cli.detached.words import ago, duration, label, percent, short_ids, size
+from making_records import alive, gone, make_record
 
 RECORD = KernelRecord("abcdefgh-1", "spec/echo", ConnectionInfo.for_tcp())
 
@@ -117,3 +119,18 @@ def test_nothing_to_measure_takes_no_time() -> None:
     started = time.monotonic()
     assert measure([]) == {}
     assert time.monotonic() - started < 0.1
+
+
+def test_a_record_tells_of_a_kernel_that_has_no_nanny() -> None:
+    """Whether the process that it names is gone, and what is left of its lease; nobody is asked."""
+    there, ended = alive()["nanny"], gone()["nanny"]
+    records = [
+        make_record("there", manager={"process": there, "lease_ends": time.time() + 100}),
+        make_record("ended", manager={"process": ended, "lease_ends": 1.0}),
+        make_record("unclear", manager={"lease_ends": None}),
+    ]
+    statuses = look_at(records)
+    assert [status.state for status in statuses] == ["running", "dead", "running"]
+    left = [details(status, {})["lease"] for status in statuses]
+    assert 0 < left[0] <= 100
+    assert left[1:] == [0.0, None]

@@ -41,9 +41,9 @@ T = TypeVar("T")
 _THREAD_NAME = "kernel-mgmt-background"
 #: How long a blocking call that is given up waits for its coroutine to clean up, in seconds.
 _CANCEL_PATIENCE = 10.0
-#: A long wait is many of so many seconds. On Windows no signal handler runs while the main thread waits
-#: for a lock; elsewhere none does when the signal came just before the wait, or to another thread.
-#: Ctrl-C would have to wait as well.
+#: A long wait is many of so many seconds, lest Ctrl-C has to wait as well: on Windows no signal
+#: handler runs while the main thread waits for a lock; elsewhere none does when the signal came just
+#: before the wait, or to another thread.
 _LONGEST_WAIT = 0.1 if sys.platform == "win32" else 1.0
 
 _lock = threading.Lock()

@@ -49,14 +49,15 @@ __all__ = [
     "running_kernels",
     "start_detached",
     "start_detached_blocking",
+    "terminate_or_kill",
 ]
 
 logger = logging.getLogger("kernel_mgmt")
 
 _DEFAULT_POLICY = RestartPolicy()
 _LONGEST_NAME = 100
-#: How long a kernel whose lease is over may take to end by itself, in seconds.
-_LEAVE = 5.0
+#: How long a kernel whose lease is over may take to end when it is asked, in seconds.
+_GRACE = 5.0
 
 
 async def start_detached(
@@ -274,7 +275,9 @@ async def _end_if_dead(record: KernelRecord, finder: KernelFinder) -> bool:
             # Between a death and a restart a kernel is not alive, and not dead.
             dead = (await manager.info()).get("state") == "dead"
         else:
-            dead = manager is not None and await _ended_in_time(manager)
+            if manager is not None and _is_overdue(manager):
+                await terminate_or_kill(manager, _GRACE)
+            dead = manager is not None and not await manager.is_alive()
         if dead and manager is not None:
             await manager.cleanup()
             remove_record(records_dir(), record.kernel_id)
@@ -284,19 +287,27 @@ async def _end_if_dead(record: KernelRecord, finder: KernelFinder) -> bool:
     return dead
 
 
-async def _ended_in_time(manager: KernelManager) -> bool:
-    """Tell whether a kernel is dead, which it is now if its lease is over."""
-    if not await manager.is_alive():
-        return True
-    if manager.lease_ends is None or time.time() < manager.lease_ends:
-        return False
+def _is_overdue(manager: KernelManager) -> bool:
+    """Tell whether a kernel's lease is over, and nobody but us ends it."""
+    return manager.lease_ends is not None and time.time() >= manager.lease_ends
+
+
+async def terminate_or_kill(manager: KernelManager, patience: float) -> None:
+    """Ask a kernel's process to end, and end it by force when it does not; nothing if it has ended.
+
+    Args:
+        manager: the kernel's.
+        patience: seconds that it may take when it was asked.
+
+    Raises:
+        KernelMgmtError: what the manager raises: it cannot be reached, or refuses.
+    """
     await manager.terminate()
     try:
-        async with asyncio.timeout(_LEAVE):
+        async with asyncio.timeout(patience):
             await manager.wait()
     except TimeoutError:
         await manager.kill()
-    return True
 
 
 # -- without an event loop ------------------------------------------------------------------

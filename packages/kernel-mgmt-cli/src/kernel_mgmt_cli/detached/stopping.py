@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from kernel_mgmt import KernelRecord
-from kernel_mgmt.detached import collect_dead
+from kernel_mgmt.detached import collect_dead, terminate_or_kill
 from kernel_mgmt.errors import KernelMgmtError
 from kernel_mgmt.nanny_client.manager import RemoteKernelManager
 from kernel_mgmt.records import ALIVE, read_records, record_state
@@ -67,12 +67,7 @@ async def _stop(record: KernelRecord, grace: float) -> int:
         if isinstance(manager, RemoteKernelManager):
             await manager.stop(timeout=grace)
         else:
-            await manager.terminate()
-            try:
-                async with asyncio.timeout(grace):
-                    await manager.wait()
-            except TimeoutError:
-                await manager.kill()
+            await terminate_or_kill(manager, grace)
             await manager.cleanup()
     except KernelMgmtError as error:
         where = f" (its nanny is process {pid})" if (pid := nanny_pid(record)) else ""

@@ -83,12 +83,8 @@ def record_state(record: KernelRecord) -> str:
         return ALIVE
     if not same_machine(record.machine):
         return ELSEWHERE
-    pid = nanny_pid(record)
-    if pid is None:
-        return ALIVE  # or not: its provider decides when such a kernel ends
-    if same_boot(record.machine) and is_process(pid, record.manager["nanny"].get("identity")):
-        return ALIVE
-    return DEAD
+    # Without a nanny it is alive or not: its provider decides when such a kernel ends.
+    return DEAD if _is_gone(record, "nanny") else ALIVE
 
 
 def is_dead(record: KernelRecord) -> bool:
@@ -102,22 +98,29 @@ def has_ended(record: KernelRecord) -> bool:
     Such a record may name the kernel's process, as ``process`` of its manager with ``pid`` and
     ``identity`` (:func:`kernel_mgmt.machine.process_identity`).  Nobody is asked, so this is quick.
     """
-    if is_dead(record):
-        return True
-    process = record.manager.get("process")
-    if not (isinstance(process, dict) and record.machine and same_machine(record.machine)):
+    if not (record.machine and same_machine(record.machine)):
         return False
-    pid = process.get("pid")
-    if type(pid) is not int or pid <= 0:
-        return False
-    return not (same_boot(record.machine) and is_process(pid, process.get("identity")))
+    return _is_gone(record, "nanny") or _is_gone(record, "process")
 
 
 def nanny_pid(record: KernelRecord) -> int | None:
     """Give the process id of a kernel's nanny; None when it has none, or a record that is unclear."""
-    nanny = record.manager.get("nanny")
-    pid = nanny.get("pid") if isinstance(nanny, dict) else None
+    return _named_pid(record, "nanny")
+
+
+def _named_pid(record: KernelRecord, role: str) -> int | None:
+    """Give the id of a process that a record names; None when it names none, or is unclear."""
+    process = record.manager.get(role)
+    pid = process.get("pid") if isinstance(process, dict) else None
     return pid if type(pid) is int and pid > 0 else None
+
+
+def _is_gone(record: KernelRecord, role: str) -> bool:
+    """Tell whether a record names a process of this machine, and that runs no more."""
+    pid = _named_pid(record, role)
+    if pid is None:
+        return False
+    return not (same_boot(record.machine) and is_process(pid, record.manager[role].get("identity")))
 
 
 # -- finding one ------------------------------------------------------------------------------
