@@ -188,8 +188,8 @@ async def use_each_channel(client: KernelClient, answer: str) -> None:
     assert [m.content["text"] for m in seen if m.msg_type == "stream"] == [f"{answer}\n"]
     assert (await client.kernel_info(channel="control")).content["status"] == "ok"
     assert client.responsive  # makes the heartbeat, which needs a moment for its first answer
-    assert client._heartbeat is not None
-    heartbeat = client._heartbeat
+    assert client._line.heartbeat is not None
+    heartbeat = client._line.heartbeat
     await eventually(lambda: heartbeat._unanswered == 0)
 
 

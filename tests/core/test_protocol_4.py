@@ -165,7 +165,7 @@ async def test_before_the_version_is_known(old: KernelClient) -> None:
 
         async def hears() -> bool:
             await old.execute("", silent=True)
-            return other._iopub_heard.is_set()
+            return other._line.iopub_heard.is_set()
 
         await eventually(hears)
         request = other.execute("print early")

@@ -49,7 +49,7 @@ async def use_each_channel(client: KernelClient) -> None:
     assert text == "Ada\n"
     assert (await client.kernel_info(channel="control")).content["status"] == "ok"
     assert client.responsive  # makes the heartbeat
-    heartbeat = client._heartbeat
+    heartbeat = client._line.heartbeat
     assert heartbeat is not None
     await eventually(lambda: heartbeat._unanswered == 0)
 

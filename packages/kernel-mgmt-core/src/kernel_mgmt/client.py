@@ -14,7 +14,6 @@ from weakref import WeakValueDictionary
 import zmq
 
 from .background import finish
-from .channels import Channel, Heartbeat
 from .connection import ConnectionInfo
 from .dialect import Dialect
 from .errors import (
@@ -28,8 +27,8 @@ from .errors import (
 )
 from .handlers import HandlerCalls
 from .launch import Prompt, PromptHandler
-from .link import ConnectionChange, Link
-from .link_follower import LinkFollower
+from .line import Line
+from .link import ConnectionChange
 from .lost_replies import LostReplies
 from .manager import KernelManager
 from .output import print_output
@@ -97,8 +96,6 @@ class KernelClient(RequestMethods[Request]):
         #: Requests without a reply, then those with one that somebody still holds.
         self._pending: dict[str, Request] = {}
         self._answered: WeakValueDictionary[str, Request] = WeakValueDictionary()
-        #: Requests that wait for the connection to come back, in order, with their frames.
-        self._held: dict[str, tuple[Request, Sequence[Buffer]]] = {}
         self._change_handlers: dict[object, ChangeHandler] = {}
         self._dialect = Dialect(self._request)
         self._lost_replies = LostReplies(self._pending, self._ask_kernel_info)
@@ -120,16 +117,22 @@ class KernelClient(RequestMethods[Request]):
         self._watch: asyncio.Task[None] | None = None
         #: How many kernels have ended since.
         self._ends = 0
-        #: Follows the connection to the kernel's machine; None for a kernel that is here.
-        self._link: LinkFollower | None = None
-        self._open()
-        if manager is not None and manager.link is not None:
-            self._follow_link(manager.link)
+        self._greet()
+        self._line = Line(
+            info,
+            None if manager is None else manager.link,
+            on_frames=self._on_frames,
+            on_lost=self._on_lost,
+            on_restored=self._on_restored,
+            on_closed=self._on_link_closed,
+            tell=self._tell_of_change,
+        )
+        self._line.begin()
         if manager is not None and self._gone is None:
             self._watch = self._loop.create_task(self._follow(manager))
             manager.followed_by(self._watch)
 
-    def _open(self) -> None:
+    def _greet(self) -> None:
         """Turn to a kernel that this client has not talked to."""
         #: Why nothing can be asked of the kernel any more: it has died, or is being replaced.
         self._gone: KernelMgmtError | None = None
@@ -137,55 +140,18 @@ class KernelClient(RequestMethods[Request]):
         #: Whether this client has asked the kernel to end, and not to be started again.
         self.asked_to_end = False
         self._dialect.unlearn()
-        self._open_sockets()
-
-    def _open_sockets(self) -> None:
-        """Open the sockets anew, or leave it to the return of the connection."""
-        info = self.connection_info
-        # Whatever still holds the last connection does not know this one for the same.
-        self.session = Session(info.key, info.signature_scheme)
-        self._identity = self.session.session_id.encode()
-        self._iopub_heard = asyncio.Event()
-        self._heartbeat: Heartbeat | None = None
-        self._channels: dict[str, Channel] = {}
-        if self._is_cut:
-            return
-        try:
-            # The others are opened when they are first used.
-            for name in ("iopub", "stdin", "shell"):
-                self._channel(name)
-        except BaseException:
-            self._close_sockets()
-            raise
-
-    def _channel(self, name: str) -> Channel:
-        channel = self._channels.get(name)
-        if channel is None:
-            self._check_linked(f"the opening of {name}")
-            channel = self._channels[name] = Channel(
-                self.connection_info, name, self._identity, self._on_frames
-            )
-        return channel
 
     def _disconnect(self, *, unsent: bool = True) -> None:
         if self._watch is not None:
             self._watch.cancel()
-        if self._link is not None:
-            self._link.close()
+        self._line.close(unsent=unsent)
         self._settled.set()
-        self._close_sockets(unsent=unsent)
-
-    def _close_sockets(self, *, unsent: bool = True) -> None:
-        if self._heartbeat is not None:
-            self._heartbeat.close()
-        for channel in self._channels.values():
-            channel.close(unsent=unsent)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "dead" if self._gone else "open"
-        if self._is_cut and state == "open":
+        if self._line.is_cut and state == "open":
             state = "cut off"
-        count = len(self._pending) + len(self._held)
+        count = len(self._pending) + len(self._line.held)
         return f"<KernelClient {state} {self.connection_info!r} {count} pending>"
 
     # -- life ------------------------------------------------------------------------------
@@ -259,8 +225,9 @@ class KernelClient(RequestMethods[Request]):
         try:
             await self._see_the_end(manager)
             while not self.asked_to_end and await manager.next_kernel():
-                self._close_sockets(unsent=False)
-                self._open()
+                self._line.close_sockets(unsent=False)
+                self._greet()
+                self._line.open()
                 self._settled.set()
                 await self._ready_or_dead(manager)
                 await self._see_the_end(manager)
@@ -311,8 +278,7 @@ class KernelClient(RequestMethods[Request]):
         return [*self._pending.values(), *self._answered.values()]
 
     def _fail_requests(self, error: KernelMgmtError) -> None:
-        held, self._held = self._held, {}
-        under_way = [*self._under_way(), *(request for request, _ in held.values())]
+        under_way = [*self._under_way(), *(request for request, _ in self._line.take_held())]
         self._pending.clear()
         for request in under_way:
             request.fail(error)
@@ -344,58 +310,37 @@ class KernelClient(RequestMethods[Request]):
         for handler in tuple(self._change_handlers.values()):
             self._calls.call(handler, change)
 
-    def _follow_link(self, link: Link) -> None:
-        self._link = LinkFollower(
-            link,
-            on_lost=self._on_lost,
-            on_restored=self._on_restored,
-            on_closed=self._on_link_closed,
-            tell=self._tell_of_change,
-        )
-        self._link.begin()
-
-    @property
-    def _is_cut(self) -> bool:
-        return self._link is not None and self._link.is_cut
-
-    def _check_linked(self, what: str) -> None:
-        if self._link is not None and self._link.is_cut:
-            raise self._link.error(what)
-
     def _on_lost(self) -> None:
         """Give up what is under way; what is made from now on waits."""
-        self._close_sockets(unsent=False)
-        self._channels = {}
         self._fail_for_loss(self._under_way())
 
     def _on_link_closed(self) -> None:
-        assert self._link is not None
-        held, self._held = self._held, {}
+        held = [request for request, _ in self._line.take_held()]
         if not isinstance(self._gone, KernelDied):
-            self._gone = self._link.error("the request")
+            self._gone = self._line.error("the request")
         self._disconnect(unsent=False)
-        self._channels = {}
-        self._fail_for_loss([*self._under_way(), *(request for request, _ in held.values())])
+        self._line.drop()
+        self._fail_for_loss([*self._under_way(), *held])
         self._mourned.set()
 
     def _fail_for_loss(self, requests: Sequence[Request]) -> None:
-        assert self._link is not None
         self._pending.clear()
         for request in requests:
-            request.fail(self._link.error(request.message.msg_type))
+            error = self._line.error(request.message.msg_type)
+            assert error is not None
+            request.fail(error)
 
     async def _on_restored(self) -> None:
         """Work again: with open sockets, and no output missed; then send what has waited."""
         try:
-            self._open_sockets()
+            self._line.open()
             await self._become_ready_again()
         except KernelMgmtError as error:
             # It has ended meanwhile: so have the requests that waited.
             logger.debug("The kernel is not there when the connection is: %s", error)
         except Exception:
             logger.exception("The client could not be connected again")
-        held, self._held = self._held, {}
-        for request, frames in held.values():
+        for request, frames in self._line.take_held():
             self._post_now(request, frames)
 
     async def _become_ready_again(self) -> None:
@@ -439,11 +384,7 @@ class KernelClient(RequestMethods[Request]):
         too busy); for alive, ask the manager.
         """
         self._check_usable()
-        if self._is_cut:
-            return False
-        if self._heartbeat is None:
-            self._heartbeat = Heartbeat(self.connection_info)
-        return self._heartbeat.responsive
+        return self._line.responsive
 
     async def wait_for_ready(self, timeout: float | None = 60) -> JSONObject:
         """Wait until the kernel answers and its output reaches this client.
@@ -471,8 +412,8 @@ class KernelClient(RequestMethods[Request]):
     async def _become_ready(self) -> JSONObject:
         while True:
             await self._settled.wait()
-            if self._link is not None and not self._link.usable.is_set():
-                await self._link.usable.wait()
+            if not self._line.is_usable:
+                await self._line.until_usable()
                 continue
             try:
                 return await self._probe_until_ready()
@@ -508,7 +449,7 @@ class KernelClient(RequestMethods[Request]):
                 )
                 pause = min(pause * 2, 1)
             pause = 0.001
-            while not self._channel("stdin").is_connected():
+            while not self._line.is_connected("stdin"):
                 # ZeroMQ has no event for it; it is as good as always connected by now.
                 await asyncio.sleep(pause)
                 self._check_usable()
@@ -527,7 +468,7 @@ class KernelClient(RequestMethods[Request]):
             KernelMgmtError: the client is closed, or the kernel gone.
         """
         self._check_usable()
-        self._check_linked(message.msg_type)
+        self._line.check(message.msg_type)
         request, frames = self._prepare(message, channel)
         self._post_now(request, frames)
         return request
@@ -539,16 +480,16 @@ class KernelClient(RequestMethods[Request]):
     async def _hears_iopub(self, patience: float) -> bool:
         try:
             async with asyncio.timeout(patience):
-                await self._iopub_heard.wait()
+                await self._line.iopub_heard.wait()
         except TimeoutError:
             return False
         return True
 
     async def _not_ready(self, seconds: float) -> RequestTimeout:
         message = f"The kernel did not answer within {seconds:g} s (phase 'ready')"
-        if self._link is not None and self._link.is_cut:
+        if self._line.is_cut:
             return RequestTimeout(
-                f"{message}; the connection to {self._link.link.name} is lost, and is being made "
+                f"{message}; the connection to {self._line.leads_to} is lost, and is being made "
                 "again: give it more time",
                 phase="ready",
                 seconds=seconds,
@@ -588,7 +529,7 @@ class KernelClient(RequestMethods[Request]):
             return
         self._check_usable()
         # Whoever waits for the connection to come back does not want it to interrupt what runs then.
-        self._check_linked("interrupt_request")
+        self._line.check("interrupt_request")
         await self._reply_within(
             self.send(requests.interrupt_request(), "control"), timeout, "interrupt"
         )
@@ -660,6 +601,11 @@ class KernelClient(RequestMethods[Request]):
         has_reply = not message.msg_type.startswith("comm_") or message.msg_type.endswith("request")
         return Request(message, channel, has_reply=has_reply), frames
 
+    @property
+    def session(self) -> Session:
+        """Signs what this client sends, and verifies what it receives; a new one for each connection."""
+        return self._line.session
+
     def _frames_of(self, message: Message) -> Sequence[Buffer]:
         frames = self.session.serialize(message)  # completes the header
         if self._dialect.is_4:
@@ -668,12 +614,12 @@ class KernelClient(RequestMethods[Request]):
 
     def _post(self, request: Request, frames: Sequence[Buffer]) -> None:
         """Send a prepared request, on the loop, or once the connection is back."""
-        if self._link is None or self._link.usable.is_set():
+        if self._line.is_usable:
             self._post_now(request, frames)
         elif self._gone is not None:
             request.fail(self._gone)
         else:
-            self._held[request.msg_id] = request, frames
+            self._line.held[request.msg_id] = request, frames
 
     def _post_now(self, request: Request, frames: Sequence[Buffer]) -> None:
         """Send a prepared request, on the loop; what prevents it becomes the request's end."""
@@ -682,7 +628,7 @@ class KernelClient(RequestMethods[Request]):
             self._pending[request.msg_id] = request
             if request.message.msg_type == "shutdown_request":
                 self.asked_to_end = not request.message.content.get("restart")
-            self._channel(request.channel).send(frames)
+            self._line.send(request.channel, frames)
         except zmq.Again:
             # For a moment after a connection was refused ZeroMQ keeps nothing for the next one.
             self._loop.call_later(_RESEND_PAUSE, self._post_again, request, frames)
@@ -775,17 +721,16 @@ class KernelClient(RequestMethods[Request]):
             ConnectionLost: the connection to its machine is lost, and the question with it.
         """
         self._check_usable()
-        self._check_linked("input_request")
+        self._line.check("input_request")
         message = requests.input_reply(value)
         if parent is not None:
             message.parent_header = parent.header
         frames = self._frames_of(message)
         try:
-            self._channel("stdin").send(frames)
+            self._line.send("stdin", frames)
         except zmq.Again:
-            if self._link is not None:  # which may not be known to be lost yet
-                raise self._link.error("input_request") from None
-            raise KernelDied from None
+            # Over a link, which may not be known to be lost yet, the kernel lives on.
+            raise self._line.error("input_request") or KernelDied() from None
 
     # -- what comes in ---------------------------------------------------------------------
 
@@ -827,7 +772,7 @@ class KernelClient(RequestMethods[Request]):
             parent_id = message.parent_id
             request = self._request(parent_id)
             if channel == "iopub":
-                self._iopub_heard.set()
+                self._line.iopub_heard.set()
                 if request is not None and request.on_output(message) and not request.answered:
                     self._lost_replies.expect(request)
             elif channel == "stdin":
