@@ -35,8 +35,15 @@ _NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _COPY_BELOW = 65_536
 #: How long a closed socket may go on sending the requests made just before, in milliseconds.
 _LINGER = 1000
-#: Delimiter, signature, header, parent header, metadata, content.
+_LINGERING = ("shell", "control", "nanny_journal")
+#: How often a connection to a nanny is tried whether it still carries, and for how long it may be
+#: silent then, in milliseconds.
+_HEARTBEAT_INTERVAL = 1000
+_HEARTBEAT_PATIENCE = 3000
+#: Delimiter, or the head of a journal's record; signature, header, parent header, metadata, content.
 _FRAMES_BEFORE_BUFFERS = 6
+#: What the head of a journal's record begins with.
+_RECORD = b"\x93KMJ"
 
 _SOCKET_TYPES = {
     "shell": zmq.DEALER,
@@ -46,6 +53,7 @@ _SOCKET_TYPES = {
     "hb": zmq.DEALER,
     "nanny_control": zmq.DEALER,
     "nanny_events": zmq.SUB,
+    "nanny_journal": zmq.DEALER,
 }
 #: What a channel tells of its connection.
 _LINK_EVENTS = {int(zmq.EVENT_DISCONNECTED): "lost", int(zmq.EVENT_CONNECT_RETRIED): "failed"}
@@ -67,18 +75,32 @@ def shared_context() -> zmq.Context[zmq.Socket[bytes]]:
         return _context
 
 
-def connect(info: ConnectionInfo, channel: str, identity: bytes = b"") -> zmq.Socket[bytes]:
-    """Make a socket that is connected to a channel, encrypted when the kernel has CURVE keys."""
+def connect(
+    info: ConnectionInfo, channel: str, identity: bytes = b"", *, heartbeats: bool = False
+) -> zmq.Socket[bytes]:
+    """Make a socket that is connected to a channel, encrypted when the kernel has CURVE keys.
+
+    Args:
+        info: where the kernel is.
+        channel: which of its channels.
+        identity: the routing id.
+        heartbeats: whether a connection that has gone silent counts as lost after some seconds, which
+            only a nanny's other end is asked for.
+    """
     socket = shared_context().socket(_SOCKET_TYPES[channel])
     try:
         # The client loses nothing: no limit on what waits to be read or sent.
         socket.set_hwm(0)
-        socket.set(zmq.LINGER, _LINGER if channel in ("shell", "control") else 0)
+        socket.set(zmq.LINGER, _LINGER if channel in _LINGERING else 0)
         if identity:
             socket.set(zmq.ROUTING_ID, identity)
         encrypt_client(socket, info)
         if channel in ("iopub", "nanny_events"):
             socket.subscribe(b"")
+        elif heartbeats:
+            socket.set(zmq.HEARTBEAT_IVL, _HEARTBEAT_INTERVAL)
+            socket.set(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_PATIENCE)
+            socket.set(zmq.HEARTBEAT_TTL, _HEARTBEAT_PATIENCE)
         elif channel == "stdin":
             # No pipe before the connection is up: POLLOUT then tells that it is.
             socket.set(zmq.IMMEDIATE, 1)
@@ -101,7 +123,11 @@ def _receive(socket: zmq.Socket[bytes]) -> list[Any]:
     frame = receive(_NOBLOCK, False)
     frames: list[Any] = [frame.bytes]
     while frame.more:
-        if len(frames) >= _FRAMES_BEFORE_BUFFERS and frames[-_FRAMES_BEFORE_BUFFERS] == DELIMITER:
+        count = len(frames)
+        if count >= _FRAMES_BEFORE_BUFFERS and (
+            frames[-_FRAMES_BEFORE_BUFFERS] == DELIMITER
+            or (count == _FRAMES_BEFORE_BUFFERS and frames[0][:4] == _RECORD)
+        ):
             break
         frame = receive(_NOBLOCK, False)
         frames.append(frame.bytes)
@@ -116,12 +142,14 @@ class Channel:
 
     Args:
         info: where the kernel is.
-        name: ``shell``, ``iopub``, ``stdin``, ``control``, ``nanny_control`` or ``nanny_events``.
+        name: ``shell``, ``iopub``, ``stdin``, ``control``, ``nanny_control``, ``nanny_events`` or
+            ``nanny_journal``.
         identity: the routing id; shell and stdin of a client share one.
         on_frames: called with the frames of each message, on the loop.
         on_link: called with ``lost`` when the connection is lost, and with ``failed`` when an
             attempt to connect has failed, on the loop, after the frames that had come before.
             ZeroMQ goes on trying in either case.
+        heartbeats: see :func:`connect`.
     """
 
     def __init__(
@@ -132,11 +160,12 @@ class Channel:
         on_frames: Callable[[str, list[Any]], None],
         *,
         on_link: Callable[[str], object] | None = None,
+        heartbeats: bool = False,
     ) -> None:
         self.name = name
         self._on_frames = on_frames
         self._on_link = on_link
-        self._socket = connect(info, name, identity)
+        self._socket = connect(info, name, identity, heartbeats=heartbeats)
         self._loop = asyncio.get_running_loop()
         self._io_loop = IOLoop.current()
         self._descriptor = _option(self._socket, zmq.FD)

@@ -135,6 +135,9 @@ class Message:
         buffers: binary frames that follow the content, uncopied.
         idents: ZeroMQ routing identities (or the iopub topic) in front of the message.
         channel: the channel it was received on (``"shell"``, ``"iopub"``, …); empty otherwise.
+
+    Attributes:
+        journal_number: its number in the journal of the kernel's nanny; 0 when it comes from none.
     """
 
     __slots__ = (
@@ -145,6 +148,7 @@ class Message:
         "channel",
         "header",
         "idents",
+        "journal_number",
         "parent_header",
     )
 
@@ -165,6 +169,7 @@ class Message:
         self.buffers = buffers
         self.idents = idents
         self.channel = channel
+        self.journal_number = 0
 
     @property
     def content(self) -> JSONObject:
