@@ -57,13 +57,15 @@ class Segment:
         #: (number, time, offset) of some records, the first among them.
         self.places: list[tuple[int, float, int]] = []
 
-    def grow(self, block: Block) -> None:
+    def grow(self, blocks: list[Block]) -> None:
         """Note what was written behind the rest."""
         offset = self.end[1]
-        if not self.places or block.size >= LARGE or offset - self.places[-1][2] >= _STRIDE:
-            self.places.append((block.first, block.time, offset))
-        self.messages += block.last - block.first + 1
-        self.end = (block.last, offset + block.size)
+        for block in blocks:
+            if not self.places or block.size >= LARGE or offset - self.places[-1][2] >= _STRIDE:
+                self.places.append((block.first, block.time, offset))
+            self.messages += block.last - block.first + 1
+            offset += block.size
+        self.end = (blocks[-1].last, offset)
 
     def stretch(self, number: int, limit: int) -> tuple[int, int, int]:
         """Find where a record is.
@@ -113,39 +115,41 @@ class Spool:
 
     # --- for the writer ---------------------------------------------------------------------------
 
-    def write(self, block: Block) -> None:
-        """Append records.
+    def write(self, blocks: list[Block]) -> None:
+        """Append records, which together have no more than the limit.
 
         Raises:
             OSError: they could not be written; nothing is left of them.
         """
-        while self._segments and self.bytes + block.size > self.limit:
+        size = sum(block.size for block in blocks)
+        while self._segments and self.bytes + size > self.limit:
             self._remove_oldest()
         if self._descriptor is None or self._segments[-1].end[1] >= self._segment_size:
-            self._begin(block)
+            self._begin(blocks)
         else:
             segment = self._segments[-1]
             try:
-                _write(self._descriptor, block.buffers())
+                _write(self._descriptor, blocks)
             except OSError:
                 self._cut(segment.end[1])
                 raise
-            segment.grow(block)
-        self.bytes += block.size
+            segment.grow(blocks)
+        self.bytes += size
 
-    def _begin(self, block: Block) -> None:
+    def _begin(self, blocks: list[Block]) -> None:
         """Start a segment, which is known to readers when it has something."""
         self._stop()
+        first = blocks[0].first
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        segment = Segment(self._directory / f"{block.first:020}.journal", block.first)
+        segment = Segment(self._directory / f"{first:020}.journal", first)
         descriptor = os.open(segment.path, _FLAGS, 0o600)
         try:
-            _write(descriptor, block.buffers())
+            _write(descriptor, blocks)
         except OSError:
             os.close(descriptor)
             segment.path.unlink()
             raise
-        segment.grow(block)
+        segment.grow(blocks)
         self._descriptor = descriptor
         self._segments = [*self._segments, segment]
 
@@ -350,8 +354,19 @@ def _load(path: Path, start: int, end: int | None) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _write(descriptor: int, buffers: list[Buffer]) -> None:
-    """Write all of it, however many calls that takes."""
+def _write(descriptor: int, blocks: list[Block]) -> None:
+    """Write all of it, in few calls: after each the thread has to wait for its turn again."""
+    small: list[bytes] = []
+    for block in blocks:
+        if block.large is None:
+            small += block.packed
+        else:
+            _write_buffers(descriptor, [b"".join(small), *block.buffers()])
+            small = []
+    _write_buffers(descriptor, [b"".join(small)])
+
+
+def _write_buffers(descriptor: int, buffers: list[Buffer]) -> None:
     for buffer in buffers:
         view = memoryview(buffer)
         while view:

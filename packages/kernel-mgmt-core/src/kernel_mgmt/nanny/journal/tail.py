@@ -31,9 +31,8 @@ class Block:
         self.large = large
 
     def buffers(self) -> list[Buffer]:
-        """Give the block's bytes, to be written one after the other, with all checksums."""
-        if self.large is None:
-            return [b"".join(self.packed)]
+        """Give a large record's bytes, to be written one after the other, with all checksums."""
+        assert self.large is not None
         crc = 0
         for frame in self.large.frames:
             crc = zlib.crc32(frame, crc)
@@ -130,28 +129,23 @@ class Tail:
 
     # --- for the writer ---------------------------------------------------------------------------
 
-    def take(self) -> Block | None:
-        """Give the oldest records that wait to be written, a block of them at most."""
+    def take(self, limit: int) -> list[Block]:
+        """Give the oldest records that wait to be written: one block, and more up to a limit in bytes."""
+        parts: list[Block] = []
         with self._lock:
-            index = self._index(self._settled + 1)
-            if index == len(self._blocks):
-                return None
-            block = self._blocks[index]
-            done = max(self._settled + 1 - block.first, 0)
-            part = Block(block.first + done, block.time, block.large)
-            part.packed = block.packed[done:]
-            part.last = block.last
-            part.size = sum(map(len, part.packed)) if block.large is None else block.size
-            if done:
-                part.time = time_of(part.packed[0])
-            self._taken = part.last
-            return part
+            for block in self._blocks[self._index(self._settled + 1) :]:
+                limit -= block.size
+                if parts and limit < 0:
+                    break
+                parts.append(_part(block, max(self._settled + 1 - block.first, 0)))
+                self._taken = block.last
+        return parts
 
-    def settle(self, part: Block) -> None:
+    def settle(self, parts: list[Block]) -> None:
         """Note that what was taken is on disk, or will never be."""
         with self._lock:
-            self._settled = part.last
-            self.waiting -= part.size
+            self._settled = parts[-1].last
+            self.waiting -= sum(part.size for part in parts)
             self._trim()
 
     def put_back(self) -> None:
@@ -210,6 +204,18 @@ class Tail:
             else:
                 high = middle
         return low
+
+
+def _part(block: Block, done: int) -> Block:
+    """Give the block as it is now, without so many of its records."""
+    part = Block(block.first + done, block.time, block.large)
+    part.packed = block.packed[done:]
+    part.last = block.last
+    part.size = block.size
+    if done:
+        part.size = sum(map(len, part.packed))
+        part.time = time_of(part.packed[0])
+    return part
 
 
 def _delivery(block: Block, number: int, limit: int) -> Delivery:

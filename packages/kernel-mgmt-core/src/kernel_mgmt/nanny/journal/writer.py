@@ -6,7 +6,7 @@ import threading
 
 from .pieces import Gap, Losses
 from .spool import Spool
-from .tail import Tail
+from .tail import Block, Tail
 
 __all__ = ["Writer"]
 
@@ -14,6 +14,8 @@ __all__ = ["Writer"]
 _COLLECT = 0.02
 #: With so many bytes waiting, they are written at once.
 _HURRY = 2**20
+#: Bytes to be written at once.  The thread waits for its turn after each time, while others are busy.
+_PORTION = 2**21
 #: Seconds between attempts at a disk that takes nothing.
 _PAUSE = 0.5
 
@@ -31,6 +33,7 @@ class Writer:
         self._tail = tail
         self._spool = spool
         self._losses = losses
+        self._portion = min(_PORTION, spool.limit // 4)
         self._thread: threading.Thread | None = None
         #: Whether the thread knows that there is something.
         self._stirred = False
@@ -86,22 +89,26 @@ class Writer:
 
     def _write_all(self) -> None:
         while not self._discard:
-            block = self._tail.take()
-            if block is None:
+            blocks = self._tail.take(self._portion)
+            if not blocks:
                 return
-            if block.size > self._spool.limit:
-                gap = Gap(block.first, block.last, block.size)
-                self._losses.add(gap, block.last - block.first + 1)
+            if blocks[0].size > self._spool.limit:
+                self._give_up(blocks[0])
+                del blocks[1:]
             else:
                 try:
-                    self._spool.write(block)
+                    self._spool.write(blocks)
                 except OSError:
                     # No room, most likely.  It is tried again, until there is too much.
                     self._tail.put_back()
-                    del block
+                    del blocks
                     if self._closing.wait(_PAUSE):
                         return
                     continue
-            self._tail.settle(block)
+            self._tail.settle(blocks)
             # Nothing of it is kept for as long as nothing else comes.
-            del block
+            del blocks
+
+    def _give_up(self, block: Block) -> None:
+        gap = Gap(block.first, block.last, block.size)
+        self._losses.add(gap, block.last - block.first + 1)
