@@ -259,6 +259,9 @@ def test_limits_are_those_of_the_configuration() -> None:
     assert "mode=0700,uid=10001,gid=10001" in host["tmpfs"]["/home/kernel"]
     named = container_options(replace(kernel, user="jo"))["host_config"]
     assert "mode=0777" in named["tmpfs"]["/home/kernel"]
+    of_podman = container_options(kernel, podman=True)["host_config"]
+    assert of_podman["tmpfs"]["/home/kernel"].endswith("mode=0700,U")
+    assert {**of_podman, "tmpfs": {}} == {**host, "tmpfs": {}}
 
 
 def test_the_volumes_of_an_image_are_in_memory() -> None:

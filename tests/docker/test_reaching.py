@@ -176,6 +176,12 @@ _LOCAL = EngineFacts(None, "/run/docker.sock")
             "relay",
             "other numbers",
         ),
+        (
+            replace(_LOCAL, info={"BuildahVersion": "1.28.2", "Rootless": True}),
+            {},
+            "relay",
+            "other numbers",
+        ),
         (_LOCAL, {"connect": "relay"}, "relay", "configuration says so"),
     ],
 )

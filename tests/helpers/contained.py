@@ -68,6 +68,7 @@ async def contained(
             mounts=reaching.mounts,
             ports=reaching.ports,
             labels={LABEL: "1"},
+            podman=facts.is_podman,
         )
         options["host_config"] = api.create_host_config(**options["host_config"])
         container = (await asyncio.to_thread(lambda: api.create_container(**options)))["Id"]

@@ -21,7 +21,7 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import docker
@@ -36,10 +36,15 @@ __all__ = [
     "Dockerd",
     "SharedEngine",
     "alone",
+    "answers",
+    "base_hash",
     "build_image",
     "cache",
     "install",
+    "installed",
     "provide_image",
+    "root_tar",
+    "run_detached",
 ]
 
 #: On each container, image and network that tests make.
@@ -92,18 +97,23 @@ def alone(name: str) -> Iterator[None]:
 @functools.cache
 def install() -> str:
     """Give the path of dockerd, installed before where it can be; else the test is skipped."""
-    path = shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}")
-    if path is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        command = ["apt-get", "install", "-y", "--no-install-recommends"]
-        command += ["docker.io", "iptables", "iproute2", "procps"]
-        for prepare in (command, ["apt-get", "update"], command):
-            subprocess.run(prepare, env=environment, capture_output=True, check=False)
-            path = shutil.which("dockerd", path=_SYSTEM_PATH)
-            if path is not None:
-                break
+    path = installed("dockerd", "docker.io", "iptables", "iproute2", "procps")
     if path is None or os.geteuid() != 0:
         pytest.skip("no Docker engine answers on this machine, and none can be started")
+    return path
+
+
+def installed(program: str, *packages: str) -> str | None:
+    """Give the path of a program, installed before by packages of Debian where it can be."""
+    path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}")
+    if path is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        command = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
+        for prepare in (command, ["apt-get", "update"], command):
+            subprocess.run(prepare, env=environment, capture_output=True, check=False)
+            path = shutil.which(program, path=_SYSTEM_PATH)
+            if path is not None:
+                break
     return path
 
 
@@ -130,9 +140,6 @@ class Dockerd:
     def start(self) -> None:
         """Start it; returns when it answers."""
         self.directory.mkdir(mode=0o711, exist_ok=True)
-        # No variable of a test session, whose leak check would take it for a leak; nor is it a
-        # child of this process, which may end before it.
-        environment = {"PATH": _SYSTEM_PATH, "HOME": str(self.directory), "TMPDIR": "/var/tmp"}
         arguments = [
             f"--host={self.host}",
             f"--data-root={self.directory / 'data'}",
@@ -141,17 +148,7 @@ class Dockerd:
             *self._options,
         ]
         apart = ["unshare", "--net"] if self._apart else []
-        with (self.directory / "log").open("wb") as log:
-            subprocess.run(
-                ["/bin/sh", "-c", '"$@" & ', "sh", *apart, self._program, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                cwd="/",
-                start_new_session=True,
-                check=True,
-            )
+        run_detached([*apart, self._program, *arguments], self.directory)
         try:
             eventually_sync(self.answers, _PATIENCE, interval=0.1)
         except AssertionError:
@@ -160,7 +157,7 @@ class Dockerd:
 
     def answers(self) -> bool:
         """Tell whether it does."""
-        return _answers(self.host)
+        return answers(self.host)
 
     def process(self) -> psutil.Process | None:
         """Give its process; None when it does not run."""
@@ -190,7 +187,27 @@ class Dockerd:
         return (self.directory / "log").read_text(errors="replace")
 
 
-def _answers(host: str) -> bool:
+def run_detached(argv: Sequence[str], directory: Path) -> int:
+    """Start a program whose home and log are in a directory; gives its pid."""
+    # No variable of a test session, whose leak check would take it for a leak; nor is it a
+    # child of this process, which may end before it.
+    environment = {"PATH": _SYSTEM_PATH, "HOME": str(directory), "TMPDIR": "/var/tmp"}
+    script = 'log=$1; shift; "$@" >"$log" 2>&1 & echo $!'
+    shell = ["/bin/sh", "-c", script, "sh", str(directory / "log"), *argv]
+    told = subprocess.run(
+        shell,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=environment,
+        cwd="/",
+        start_new_session=True,
+        check=True,
+    ).stdout
+    return int(told)
+
+
+def answers(host: str) -> bool:
+    """Tell whether an engine does."""
     try:
         if host.startswith("unix://"):
             # docker-py leaves a socket open that cannot connect.
@@ -217,7 +234,7 @@ class SharedEngine:
             fcntl.flock(self._users, fcntl.LOCK_SH)
             self._dockerd: Dockerd | None = None
             self.host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-            if _answers(self.host):
+            if answers(self.host):
                 return
             dockerd = self._dockerd = Dockerd(cache() / "engine")
             self.host = dockerd.host
@@ -251,11 +268,11 @@ def provide_image(host: str) -> str:
     """
     with alone("image"), contextlib.closing(docker.DockerClient(base_url=host)) as client:
         client.api.timeout = 300
-        base = f"{LABEL}-base:{_base_hash()}"
+        base = f"{LABEL}-base:{base_hash()}"
         if not _has_image(client, base):
             repository, tag = base.split(":")
             client.api.import_image_from_file(
-                str(_root_tar()),
+                str(root_tar()),
                 repository=repository,
                 tag=tag,
                 changes=[f"LABEL {LABEL}=1", 'ENV LANG="C.UTF-8"'],
@@ -295,21 +312,22 @@ def _version() -> str:
     return f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
-def _base_hash() -> str:
+def base_hash() -> str:
+    """Give what tells one :func:`root_tar` from another."""
     recipe = [_RECIPE, sys.version, sys.base_prefix, _TOOLS, os.uname().machine]
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
 
 
 def _core_hash() -> str:
-    digest = hashlib.sha256(_base_hash().encode())
+    digest = hashlib.sha256(base_hash().encode())
     for path in sorted(CORE.rglob("*.py")):
         digest.update(f"{path.relative_to(CORE)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def _root_tar() -> Path:
+def root_tar() -> Path:
     """Give an archive with all the files of the image, made when it is not there yet."""
-    archive = cache() / f"root-{_base_hash()}.tar"
+    archive = cache() / f"root-{base_hash()}.tar"
     if not archive.exists():
         root = Path(tempfile.mkdtemp(prefix="root-", dir=cache()))
         unfinished = root.with_suffix(".tar")

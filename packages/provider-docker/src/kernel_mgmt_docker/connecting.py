@@ -77,6 +77,14 @@ class EngineFacts:
     socket: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_podman(self) -> bool:
+        """Whether it is Podman behind Docker's API, which differs from Docker in what it takes.
+
+        Only Podman, whose builder is Buildah, tells that one's version.
+        """
+        return "BuildahVersion" in self.info
+
     def obstacle_to_sharing(self) -> str:
         """Tell why the engine does not see this process's files as they are; empty when it does."""
         if not self.socket:
@@ -89,6 +97,8 @@ class EngineFacts:
             return "Docker Desktop runs in a virtual machine"
         if self.info.get("Name", socket.gethostname()) != socket.gethostname():
             return f"the engine's machine is {self.info['Name']!r}, and this one is another"
+        if self.is_podman and self.info.get("Rootless"):  # it is in no option
+            return "Podman gives the users in containers other numbers than they have here"
         for option in self.info.get("SecurityOptions") or ():
             if option.partition(",")[0] in ("name=rootless", "name=userns"):
                 return "the engine gives the users in containers other numbers than they have here"

@@ -153,7 +153,7 @@ class _Launch:
         self._reaching = reaching
         await reaching.prepare()
         self._write_record(reaching.outside or reaching.inside)
-        await self._make(reaching, image)
+        await self._make(reaching, image, podman=facts.is_podman)
         await self._start()
         info = await self._connect(reaching)
         await self._listening(reaching)
@@ -199,7 +199,7 @@ class _Launch:
             reaching = choose_reaching(kernel, request, facts, encrypted=True)
         return reaching
 
-    async def _make(self, reaching: Reaching, image: Mapping[str, Any]) -> None:
+    async def _make(self, reaching: Reaching, image: Mapping[str, Any], *, podman: bool) -> None:
         request, kernel = self._request, self._kernel
         nanny = request.nanny
         options = container_options(
@@ -218,6 +218,7 @@ class _Launch:
             mounts=reaching.mounts,
             ports=reaching.ports,
             volumes=(image.get("Config") or {}).get("Volumes") or (),
+            podman=podman,
         )
         # The very one that was looked at, whatever its name means by now.
         options["image"] = image.get("Id", kernel.image)

@@ -214,7 +214,7 @@ class DockerKernelManager(KernelManager):
         except NotFound:
             pass
         except APIError as error:
-            if error.status_code != 409:  # it does not run any more
+            if not _has_ended(error):
                 raise self._refused(error) from error
         except DockerProblem:
             if not self._kill_from_here():
@@ -245,7 +245,7 @@ class DockerKernelManager(KernelManager):
         except NotFound:
             raise
         except APIError as error:
-            if error.status_code == 409:  # it does not run any more
+            if _has_ended(error):
                 return None
             raise self._refused(error) from error
 
@@ -358,6 +358,12 @@ class DockerKernelManager(KernelManager):
                 "reaching": self._reaching.record(),
             },
         }
+
+
+def _has_ended(error: APIError) -> bool:
+    """Tell whether an engine refused something because the container does not run any more."""
+    # Podman has 500 for a signal, and tells why in these words.
+    return error.status_code == 409 or "container state improper" in explanation(error)
 
 
 def _stats(api: Any, container: str) -> Mapping[str, Any]:

@@ -57,6 +57,7 @@ def container_options(
     mounts: Sequence[Mapping[str, Any]] = (),
     ports: Mapping[str, tuple[str, ...]] | None = None,
     volumes: Iterable[str] = (),
+    podman: bool = False,
 ) -> dict[str, Any]:
     """Give what the engine is to be asked for.
 
@@ -73,6 +74,7 @@ def container_options(
         ports: those that are published by the way it is reached: address and port (or address alone,
             for a port of the engine's choice) for each such as ``5555/tcp``.
         volumes: places that the image declares to be volumes.
+        podman: whether the engine is Podman, which names the owner of a tmpfs in words of its own.
 
     Returns:
         Keyword arguments of ``APIClient.create_container``, of which ``host_config`` holds those of
@@ -98,7 +100,10 @@ def container_options(
         # What the image would check is not the kernel.
         "healthcheck": {"test": ["NONE"]},
         "stop_signal": "SIGTERM",
-        "host_config": _host_options(kernel, user, home, mounts, ports, volumes),
+        "host_config": {
+            **_host_options(kernel, mounts, ports),
+            "tmpfs": _tmpfs(kernel, home, _owner(user, podman=podman), volumes),
+        },
     }
     if name:
         options["name"] = name
@@ -109,11 +114,8 @@ def container_options(
 
 def _host_options(
     kernel: DockerKernel,
-    user: str,
-    home: str,
     mounts: Sequence[Mapping[str, Any]],
     ports: Mapping[str, tuple[str, ...]] | None,
-    volumes: Iterable[str],
 ) -> dict[str, Any]:
     options: dict[str, Any] = {
         "cap_drop": ["ALL"],
@@ -125,7 +127,6 @@ def _host_options(
         "network_mode": kernel.network,
         "ipc_mode": "private",
         "read_only": kernel.read_only,
-        "tmpfs": _tmpfs(kernel, user, home, volumes),
         "mounts": [*map(_bind, kernel.mounts), *(dict(mount) for mount in mounts)],
         "log_config": _LOG,
     }
@@ -156,14 +157,21 @@ def _environment(kernel: DockerKernel, home: str, env: Mapping[str, str | None])
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _tmpfs(kernel: DockerKernel, user: str, home: str, volumes: Iterable[str]) -> dict[str, str]:
+def _owner(user: str, *, podman: bool) -> str:
+    """Give the options of a tmpfs that make it the kernel's own."""
+    if podman:
+        # It refuses numbers, and gives what has this option to the container's user.
+        return "mode=0700,U"
+    ids = numeric_ids(user)
+    # Of a name the number is not known yet, and nobody else is there.
+    return "mode=0777" if ids is None else f"mode=0700,uid={ids[0]},gid={ids[1] or 0}"
+
+
+def _tmpfs(kernel: DockerKernel, home: str, owner: str, volumes: Iterable[str]) -> dict[str, str]:
     """Give the directories that are in memory, and count as the kernel's own."""
     size = memory_bytes(kernel.memory) // 2
     # What a kernel compiles or installs there, it runs.
     common = "rw,exec,nosuid,nodev" + (f",size={size}" if size else "")
-    ids = numeric_ids(user)
-    # Of a name the number is not known yet, and nobody else is there.
-    owner = "mode=0777" if ids is None else f"mode=0700,uid={ids[0]},gid={ids[1] or 0}"
     places = {home: f"{common},{owner}", "/tmp": f"{common},mode=1777"}  # noqa: S108 - the container's
     if kernel.read_only:
         # The engine would make directories on its disk of them, that can be filled.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from docker.errors import APIError, DockerException, NotFound
 from kernel_mgmt import ExitStatus
 
-from .containers import LABEL_ID, exit_status, read_state
+from .containers import exit_status, read_state
 from .errors import DockerProblem
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ __all__ = ["Watcher", "container_process"]
 
 logger = logging.getLogger("kernel_mgmt.docker")
 
+#: The events that tell of an end, as Docker calls them, and as Podman does where it filters by them.
+#: There is no filter by label: Podman finds none by its name alone.
+_ENDINGS = ["die", "destroy", "died", "remove"]
 #: How often an engine that went is looked for, in seconds.
 _AGAIN = 0.25
 #: How long the engine may take to tell how a container ended that it said has ended, in seconds.
@@ -114,7 +117,7 @@ class Watcher:
 
     def _listen(self) -> None:
         self._engine.probe()
-        filters = {"type": "container", "event": ["die", "destroy"], "label": LABEL_ID}
+        filters = {"type": "container", "event": _ENDINGS}
         stream = self._engine.api.events(decode=True, filters=filters)
         with self._lock:
             self._stream = stream
