@@ -78,7 +78,7 @@ async def stop_all() -> None:
 
 def files() -> list[str]:
     """All that kernels have left."""
-    found = [*RUNTIME_DIR.iterdir(), *ROOT.glob("km-*"), *records_dir().glob("*")]
+    found = [*RUNTIME_DIR.iterdir(), *ROOT.glob("km-*"), *records_dir().glob("kernel-*")]
     return [str(path) for path in found]
 
 

@@ -108,7 +108,7 @@ def the_record() -> KernelRecord:
 def files() -> list[str]:
     """All that kernels have left."""
     found = [*RUNTIME_DIR.iterdir(), *ROOT.glob("km-*")]
-    return [str(path) for path in (*found, *(records_dir().glob("*")))]
+    return [str(path) for path in (*found, *(records_dir().glob("kernel-*")))]
 
 
 # --- what it gets --------------------------------------------------------------------------------
@@ -200,7 +200,10 @@ async def test_given_endpoints(transport: str, launch: Launch, finder: KernelFin
         else ConnectionInfo.for_ipc(ROOT / "km-given")
     )
     info, _ = await launch(connection_info=given)
-    assert info.replace(nanny_control_port=None, nanny_events_port=None) == given
+    assert (
+        info.replace(nanny_control_port=None, nanny_events_port=None, nanny_journal_port=None)
+        == given
+    )
     assert await output(given, "print there") == "there"
     with pytest.raises(LaunchError, match="accepts connections") as caught:
         await finder.launch("echo/echo", nanny=NannyOptions(), connection_info=given)

@@ -228,7 +228,10 @@ class RunningNanny:
         return int(psutil.Process(self.pid).memory_info().rss)
 
     def files(self) -> list[str]:
-        """Give what it and its kernels have made and not removed: all that there is, if it is alone."""
+        """Give what it and its kernels have made and not removed: all that there is, if it is alone.
+
+        The journals are left out: those of killed nannies stay.
+        """
         root = Path(os.environ["TMPDIR"])
         return [
             os.path.join(directory, name)
@@ -236,6 +239,7 @@ class RunningNanny:
             for directory, _, names in os.walk(folder)
             for name in (*names, "")
             if name or Path(directory) not in (RUNTIME_DIR, RECORDS)
+            if not Path(directory).name.startswith("journal-")
         ]
 
     def is_all_gone(self) -> bool:

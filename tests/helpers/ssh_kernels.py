@@ -110,12 +110,13 @@ async def printed(client: KernelClient, code: str) -> str:
 
 
 def left_on(sshd: Sshd) -> list[str]:
-    """Give the files of kernels that are on a host."""
+    """Give the files of kernels that are on a host, but for the journals of killed nannies."""
     return [
         os.path.join(directory, name)
         for folder in (sshd.tmp, sshd.home / "runtime", sshd.home / "data")
         for directory, _, names in os.walk(folder)
         for name in names
+        if "/journal-" not in directory
     ]
 
 

@@ -31,8 +31,8 @@ __all__ = [
 #: The five channels of a kernel, as their ports are named in a connection file.
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 
-#: The two more of a nanny that stands in front of one.
-NANNY_CHANNELS = ("nanny_control", "nanny_events")
+#: The three more of a nanny that stands in front of one.
+NANNY_CHANNELS = ("nanny_control", "nanny_events", "nanny_journal")
 
 #: The longest path of a Unix socket in bytes, without the final NUL (unix(7); macOS has 104).
 SUN_PATH_MAX = 107 if sys.platform == "linux" else 103
@@ -82,6 +82,7 @@ class ConnectionInfo:
         interrupt_mode: ``signal`` or ``message``.
         nanny_control_port: port of the nanny's control socket, when a nanny stands in front.
         nanny_events_port: port of the nanny's event socket.
+        nanny_journal_port: port at which it serves its journal; None when it keeps none.
         extra: whatever else the file holds, kept as it is.
 
     Raises:
@@ -103,6 +104,7 @@ class ConnectionInfo:
     interrupt_mode: str = "signal"
     nanny_control_port: int | None = None
     nanny_events_port: int | None = None
+    nanny_journal_port: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -149,7 +151,7 @@ class ConnectionInfo:
         """Give the ZeroMQ address of a channel.
 
         Args:
-            channel: one of :data:`CHANNELS`, ``nanny_control`` or ``nanny_events``.
+            channel: one of :data:`CHANNELS` or :data:`NANNY_CHANNELS`.
 
         Raises:
             ConnectionFileError: the connection info has no port for it.

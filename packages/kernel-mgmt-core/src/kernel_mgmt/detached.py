@@ -20,7 +20,14 @@ from .client import KernelClient
 from .connection import ConnectionInfo
 from .errors import KernelMgmtError, LaunchError, NoSuchRunningKernel
 from .finder import KernelFinder
-from .launch import KernelRecord, KernelType, NannyOptions, ProgressHandler, PromptHandler
+from .launch import (
+    JOURNAL_LIMIT,
+    KernelRecord,
+    KernelType,
+    NannyOptions,
+    ProgressHandler,
+    PromptHandler,
+)
 from .machine import this_machine
 from .manager import KernelManager
 from .records import (
@@ -73,6 +80,7 @@ async def start_detached(
     lease: float | None = None,
     idle_timeout: float | None = None,
     unattended_timeout: float | None = None,
+    journal_limit: int | None = JOURNAL_LIMIT,
     startup_timeout: float = 60,
     on_progress: ProgressHandler | None = None,
     on_prompt: PromptHandler | None = None,
@@ -96,6 +104,8 @@ async def start_detached(
             None for no such limit.
         unattended_timeout: seconds without any client, after which it is shut down, whatever it
             runs; None for no such limit.
+        journal_limit: how many bytes of what it says are kept on disk, for clients that were away;
+            0 keeps the latest in memory alone, and None keeps nothing.
         startup_timeout: seconds until it must answer.
         on_progress: is told of each step.
         on_prompt: answers a provider's question.
@@ -109,10 +119,12 @@ async def start_detached(
         LaunchError: the name cannot be used (phase ``resolve``), or the kernel did not start, did
             not answer, or cannot outlive this process; nothing of it is left.
         NannyError: the nanny that was to keep it refused.
-        ValueError: a limit that is no positive number of seconds.
+        ValueError: a limit that is no positive number of seconds, or of bytes.
     """
     _check_name(name)
-    options = NannyOptions(name, restart_policy, lease, idle_timeout, unattended_timeout)
+    options = NannyOptions(
+        name, restart_policy, lease, idle_timeout, unattended_timeout, journal_limit
+    )
     kernel_id = str(uuid.uuid4())
     finder = finder or KernelFinder.from_entrypoints()
     kernel_type = await finder.resolve(type_id)
@@ -326,6 +338,7 @@ def start_detached_blocking(
     lease: float | None = None,
     idle_timeout: float | None = None,
     unattended_timeout: float | None = None,
+    journal_limit: int | None = JOURNAL_LIMIT,
     startup_timeout: float = 60,
     on_progress: ProgressHandler | None = None,
     on_prompt: PromptHandler | None = None,
@@ -350,6 +363,7 @@ def start_detached_blocking(
             lease=lease,
             idle_timeout=idle_timeout,
             unattended_timeout=unattended_timeout,
+            journal_limit=journal_limit,
             startup_timeout=startup_timeout,
             on_progress=on_progress,
             on_prompt=on_prompt,

@@ -17,6 +17,7 @@ from .manager import KernelManager
 from .restart_policy import RestartPolicy
 
 __all__ = [
+    "JOURNAL_LIMIT",
     "KernelProblem",
     "KernelRecord",
     "KernelType",
@@ -105,6 +106,10 @@ ProgressHandler = Callable[[LaunchProgress], object]
 PromptHandler = Callable[[Prompt], Union[str, Awaitable[str]]]
 
 
+#: How many bytes a nanny keeps on disk of what its kernel says, unless it is told otherwise.
+JOURNAL_LIMIT = 256 * 2**20
+
+
 @dataclass(frozen=True)
 class NannyOptions:
     """How a nanny is to keep a kernel, which then outlives the process that launched it.
@@ -119,9 +124,11 @@ class NannyOptions:
         unattended_timeout: seconds without any client, after which the kernel is shut down, whatever
             it runs: nobody listens to its output or to the nanny's events, and nobody says
             anything; None for no such limit.
+        journal_limit: how many bytes of what the kernel says are kept on disk, for clients that were
+            away; 0 keeps the latest in memory alone, and None keeps nothing.
 
     Raises:
-        ValueError: a limit that is no positive number of seconds.
+        ValueError: a limit that is no positive number of seconds, or of bytes.
     """
 
     name: str = ""
@@ -129,6 +136,7 @@ class NannyOptions:
     lease: float | None = None
     idle_timeout: float | None = None
     unattended_timeout: float | None = None
+    journal_limit: int | None = JOURNAL_LIMIT
 
     def __post_init__(self) -> None:
         for limit in ("lease", "idle_timeout", "unattended_timeout"):
@@ -137,6 +145,10 @@ class NannyOptions:
                 raise ValueError(
                     f"{limit} is {seconds!r}; it must be a positive number of seconds."
                 )
+        if self.journal_limit is not None and not 0 <= self.journal_limit < 2**63:
+            raise ValueError(
+                f"journal_limit is {self.journal_limit!r}; it must be a number of bytes."
+            )
 
 
 @dataclass(frozen=True)

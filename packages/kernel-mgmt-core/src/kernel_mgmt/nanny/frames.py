@@ -8,7 +8,7 @@ from typing import Any
 import zmq
 
 from ..errors import MalformedMessage
-from ..protocol import DELIMITER
+from ..protocol import DELIMITER, Buffer
 from ..protocol.message import load_json
 
 __all__ = ["Envelope", "Frames", "is_idle", "receive", "send"]
@@ -18,6 +18,8 @@ _NOBLOCK = int(zmq.NOBLOCK)
 _NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 #: More frames than any client puts in front of the delimiter.
 _LONGEST_ROUTE = 8
+#: A frame of so many bytes is kept where ZeroMQ holds it.
+_LARGE = 65536
 #: Longer than the content of any status message of an idle kernel.
 _LONGEST_IDLE = 48
 
@@ -96,6 +98,16 @@ class Envelope:
     def content(self) -> dict[str, Any]:
         """Give the content; empty when it cannot be read."""
         return self._object(5)
+
+    def message(self) -> list[Buffer]:
+        """Give the signature and all that follows, large frames uncopied; nothing of no message."""
+        position = self._delimiter
+        if position is None:
+            return []
+        return [
+            frame.bytes if len(frame) < _LARGE else frame.buffer
+            for frame in self.frames[position + 1 :]
+        ]
 
     def signature(self) -> bytes:
         """Give what should be the signature of :meth:`signed`; empty when there is none."""

@@ -10,7 +10,6 @@ socket that was sent on is looked at again.
 
 from __future__ import annotations
 
-import hmac
 import logging
 import math
 import selectors
@@ -23,11 +22,16 @@ from typing import Any, Callable
 import zmq
 
 from ..connection import ConnectionInfo
-from ..curve import encrypt_server
 from ..errors import MalformedMessage
 from ..protocol import Buffer, JSONObject, Message, Session
-from .back import SEND_BUFFER, Back
+from .back import Back
 from .frames import Envelope, Frames, is_idle, receive, send
+from .incoming import fingerprint, request_in, verified_header
+from .journal.accepted import Accepted
+from .journal.desk import JournalDesk
+from .journal.port import JournalPort
+from .journal.store import Journal
+from .listening import listen, listened_channels
 from .memory import give_back
 from .pending import PendingRequest, PendingRequests
 
@@ -40,35 +44,11 @@ _FD, _EVENTS, _POLLIN = int(zmq.FD), int(zmq.EVENTS), int(zmq.POLLIN)
 
 #: How many messages of one socket are passed on before the others get their turn.
 _BATCH = 100
-#: How many messages a client that does not read its iopub socket may fall behind, before it loses
-#: some: without a limit it would take the nanny's memory, and with it the kernel.
-_OUTPUT_LIMIT = 100_000
-#: How many events a manager may fall behind; one of output may have 64 KiB.
-_EVENTS_LIMIT = 1000
-#: The longest request of a manager, in bytes: whoever sends more is cut off before it is stored.
-_CONTROL_LIMIT = 1024 * 1024
-#: The longest topic of a subscription, in bytes: ZeroMQ takes a hundred times as much to keep it.
-_TOPIC_LIMIT = 4096
-#: How long the last messages may take to leave, in milliseconds.
-_LINGER = 1000
 #: How long nothing must have passed before memory is given back, in seconds: messages that follow
 #: each other need it again.
 _TIDY_AFTER = 1.0
 #: How many requests are held for a kernel that is not there yet.
 _HELD = 1000
-#: How many requests to shut down are remembered.
-_SHUTDOWNS = 1000
-
-_FRONT_TYPES = {
-    "shell": zmq.ROUTER,
-    "control": zmq.ROUTER,
-    "stdin": zmq.ROUTER,
-    "hb": zmq.ROUTER,
-    "iopub": zmq.XPUB,
-    "nanny_control": zmq.ROUTER,
-    # What subscribers send that is no subscription piles up in a PUB, which cannot be read.
-    "nanny_events": zmq.XPUB,
-}
 
 
 class Front:
@@ -80,8 +60,9 @@ class Front:
         on_ready: called with the number of a kernel when it answers.
         on_shutdown: called when a client has asked the kernel to end, with whether it wants it
             started again.
+        journal: where all that kernels say is written down; None to keep nothing.
 
-    All three are called in the loop's thread and must be quick.
+    The three functions are called in the loop's thread and must be quick.
     """
 
     def __init__(
@@ -91,10 +72,11 @@ class Front:
         on_control: Callable[[list[bytes]], object],
         on_ready: Callable[[int], object],
         on_shutdown: Callable[[bool], object],
+        journal: Journal | None = None,
     ) -> None:
         self.info = info
         #: How many subscribers iopub has, and the events.
-        self.clients = 0
+        self._subscribers = 0
         self._listeners = 0
         #: When a client or the kernel said something last, on the monotonic clock.
         self.heard_at = time.monotonic()
@@ -112,10 +94,10 @@ class Front:
         #: What is said of a kernel that is gone: the name of an error and a sentence.
         self._gone: tuple[str, str] | None = None
         self._pending = PendingRequests()
-        #: Questions who the kernel is, for the next one to answer: by channel and frames.
-        self._held: deque[tuple[str, Any]] = deque(maxlen=_HELD)
-        #: The signatures of the latest requests to shut down.
-        self._shutdowns: deque[bytes] = deque(maxlen=_SHUTDOWNS)
+        #: Questions who the kernel is, for the next one to answer.
+        self._held: deque[tuple[PendingRequest, Frames]] = deque(maxlen=_HELD)
+        self._accepted = Accepted()
+        self._journal: JournalPort | None = None
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._ended = False
         #: What is done with a message, by its socket; and those that may have one.
@@ -130,37 +112,15 @@ class Front:
         self._wake_end.setblocking(False)
         self._wakeup.setblocking(False)
         try:
-            for channel in _FRONT_TYPES:
-                self._sockets[channel] = self._bind(info, channel)
+            for channel in listened_channels(info):
+                self._sockets[channel] = listen(self._context, info, channel)
+            if journal is not None:
+                session = Session(info.key, info.signature_scheme)
+                desk = JournalDesk(journal, session, accepted=self._accepted)
+                self._journal = JournalPort(self._sockets["nanny_journal"], session, desk)
         except BaseException:
             self.close()
             raise
-
-    def _bind(self, info: ConnectionInfo, channel: str) -> zmq.Socket[bytes]:
-        socket = self._context.socket(_FRONT_TYPES[channel])
-        try:
-            socket.set_hwm(0)
-            socket.set(zmq.LINGER, _LINGER)
-            socket.set(zmq.SNDBUF, SEND_BUFFER)
-            if socket.type == zmq.ROUTER:
-                # A client that connects again under its identity takes over from its old connection.
-                socket.set(zmq.ROUTER_HANDOVER, 1)
-            elif socket.type == zmq.XPUB:
-                socket.set(zmq.MAXMSGSIZE, _TOPIC_LIMIT)
-                # Every subscriber is told of, also the second to a topic, and each that leaves.
-                socket.set(zmq.XPUB_VERBOSER, 1)
-            if channel == "iopub":
-                socket.set(zmq.SNDHWM, _OUTPUT_LIMIT)
-            elif channel == "nanny_events":
-                socket.set(zmq.SNDHWM, _EVENTS_LIMIT)
-            elif channel == "nanny_control":
-                socket.set(zmq.MAXMSGSIZE, _CONTROL_LIMIT)
-            encrypt_server(socket, info)
-            socket.bind(info.endpoint(channel))
-        except BaseException:
-            socket.close(0)
-            raise
-        return socket
 
     # -- for any thread --------------------------------------------------------------------
 
@@ -176,6 +136,18 @@ class Front:
     def last_activity(self) -> float:
         """When a client or the kernel said something last, in seconds since the epoch."""
         return time.time() - (time.monotonic() - self.heard_at)
+
+    @property
+    def clients(self) -> int:
+        """How many subscriptions iopub has, and how many readers the journal."""
+        journal = self._journal
+        return self._subscribers + (0 if journal is None else journal.desk.readers)
+
+    def tell_of_journal(self, tell: Callable[[dict[str, Any]], object]) -> None:
+        """Have a function called in the loop's thread with what people are told of the journal."""
+        journal = self._journal
+        if journal is not None:
+            self.call(lambda: tell(journal.desk.state))
 
     @property
     def attended_at(self) -> float:
@@ -202,6 +174,7 @@ class Front:
                     self._to_look_at.add(key.data)
             self._look()
             self._look()  # at those that were sent on
+            self._serve_readers()
             self._ask_if_due()
             self._tidy_up_if_due()
 
@@ -220,10 +193,16 @@ class Front:
         """End the loop."""
         self._ended = True
 
-    def close(self) -> None:
-        """Close the sockets, when the last messages have left or had time to."""
+    def close(self, *, keep_journal: bool = False) -> None:
+        """Close the sockets, when the last messages have left or had time to.
+
+        Args:
+            keep_journal: whether what was written down of it stays on disk.
+        """
         if self._back is not None:
             self._back.close()
+        if self._journal is not None:
+            self._journal.close(remove=not keep_journal)
         self._context.destroy()
         self._selector.close()
         self._wakeup.close()
@@ -234,6 +213,8 @@ class Front:
         self._back = Back(self._context, info, self._session, number)
         self._back.ask()
         self._open = False
+        if self._journal is not None:
+            self._journal.desk.meet(number)
         self._rebuild()
 
     def part(self, ename: str, evalue: str) -> None:
@@ -248,12 +229,22 @@ class Front:
             self._back.close()
             self._back = None
         self._open = False
+        if self._journal is not None:
+            self._journal.desk.part()
         self._rebuild()
         for request in self._pending.take():
             try:
                 self._answer_for_kernel(request)
             except MalformedMessage:  # noqa: PERF203 - one that cannot be answered is its sender's fault
                 logger.warning("A request has a header that no answer can hold.")
+
+    def remove_journal(self, tell: Callable[[], object]) -> None:
+        """Remove the journal's files, and call a function; the journal goes on in memory."""
+        try:
+            if self._journal is not None:
+                self._journal.desk.journal.close(remove=True)
+        finally:
+            tell()
 
     def ask_to_end(self, restart: bool) -> None:
         """Ask the kernel to end, by a message."""
@@ -273,6 +264,8 @@ class Front:
 
     def publish(self, frames: Sequence[Buffer]) -> None:
         """Send all managers an event."""
+        if self._journal is not None:
+            self._journal.note_event(frames)
         self._send(self._sockets["nanny_events"], frames)
 
     # -- the loop --------------------------------------------------------------------------
@@ -288,14 +281,17 @@ class Front:
             sockets["iopub"]: self._take_subscriber,
             sockets["nanny_events"]: self._take_listener,
         }
+        if self._journal is not None:
+            handlers[self._journal.socket] = self._take_from_reader
+            handlers[self._journal.monitor] = self._journal.take_loss
         if back is not None:
             for channel in ("shell", "control"):
                 handlers[back.sockets[channel]] = self._passer_of_replies(back, channel)
         if back is not None and self._open:
             handlers[back.sockets["stdin"]] = self._passer_of_questions(back)
             handlers[back.sockets["hb"]] = self._passer(back.sockets["hb"], sockets["hb"])
-            for channel in ("stdin", "hb"):
-                handlers[sockets[channel]] = self._passer_from_client(back, channel)
+            handlers[sockets["stdin"]] = self._passer_of_answers(back)
+            handlers[sockets["hb"]] = self._passer_of_heartbeats(back)
         elif self._gone is not None:
             for channel in ("stdin", "hb"):
                 handlers[sockets[channel]] = self._discarder(sockets[channel])
@@ -318,6 +314,10 @@ class Front:
         due = self._tidy_at
         if self._back is not None and not self._open:
             due = min(due, self._back.ask_at)
+        if self._journal is not None:
+            if self._journal.desk.is_due:
+                return 0
+            due = min(due, self._journal.probe_at)
         return None if due == math.inf else max(0.0, due - time.monotonic())
 
     def _tidy_up_if_due(self) -> None:
@@ -332,6 +332,15 @@ class Front:
             back.ask()
             self._to_look_at.add(back.sockets["shell"])
             self._open_when_ready(back)
+
+    def _serve_readers(self) -> None:
+        """Send the journal's readers what they lack: what came together goes together."""
+        journal = self._journal
+        if journal is None:
+            return
+        # To look again at a socket for nothing would cost another turn of the loop.
+        if (journal.desk.is_due and journal.deliver()) or journal.probe_if_due():
+            self._to_look_at.add(journal.socket)
 
     def _serve(self, socket: zmq.Socket[bytes]) -> None:
         """Take what has come to a socket, up to its share of a turn."""
@@ -381,52 +390,38 @@ class Front:
 
         return pass_request
 
-    def _pass_request(self, channel: str, frames: Any) -> None:
+    def _pass_request(self, channel: str, frames: Frames) -> None:
         self.heard_at = self._attended_at = time.monotonic()
         envelope = Envelope(frames)
-        header = envelope.header()
-        request = self._request(channel, envelope, header)
-        back = self._back
-        if back is not None and self._open:
-            if request is not None:
-                if header["msg_type"] == "shutdown_request" and not self._note_shutdown(envelope):
-                    return
-                self._pending.add(request)
-            self._send(back.sockets[channel], frames)
-        elif request is None:
-            pass  # it wants no answer, and there is nobody to take it
-        elif header["msg_type"] == "kernel_info_request":
-            self._held.append((channel, frames))
-        elif header["msg_type"] != "shutdown_request" or self._note_shutdown(envelope):
-            self._answer_for_kernel(request)
+        header = verified_header(self._session, envelope)
+        if header and not self._accept(header["msg_id"], envelope):
+            return
+        request = request_in(channel, envelope, header)
+        if request is None:
+            if self._back is not None and self._open:
+                self._send(self._back.sockets[channel], frames)
+            return  # it wants no answer, and there may be nobody to take it
+        if header["msg_type"] == "shutdown_request":
+            self._on_shutdown(bool(envelope.content().get("restart")))
+        self._give_to_kernel(request, frames)
 
-    def _note_shutdown(self, envelope: Envelope) -> bool:
-        """Take notice that a client wants the kernel to end; False when it is replayed.
+    def _accept(self, msg_id: str, message: Envelope) -> bool:
+        """Take notice of a verified message; gives False when it has come before.
 
-        A kernel that has just been started knows of no message, and so takes any for a new one.
+        A kernel that has just been started knows of none, and so would do it again.
         """
-        signature = envelope.signature()
-        if signature and signature in self._shutdowns:
-            return False
-        self._shutdowns.append(signature)
-        self._on_shutdown(bool(envelope.content().get("restart")))
-        return True
+        if self._journal is not None:
+            return self._journal.desk.accept(msg_id, fingerprint(message))
+        return self._accepted.accept(msg_id, fingerprint(message), 0)
 
-    def _request(
-        self, channel: str, envelope: Envelope, header: JSONObject
-    ) -> PendingRequest | None:
-        """Give the request that a client has sent; None when it is none, or is forged."""
-        msg_type = header.get("msg_type")
-        if not isinstance(msg_type, str) or not msg_type.endswith("_request"):
-            return None
-        if not isinstance(header.get("msg_id"), str):
-            return None
-        session = self._session
-        if session.signed and not hmac.compare_digest(
-            session.sign(envelope.signed()), envelope.signature()
-        ):
-            return None
-        return PendingRequest(channel, envelope.route, header)
+    def _give_to_kernel(self, request: PendingRequest, frames: Frames) -> None:
+        if self._back is not None and self._open:
+            self._pending.add(request)
+            self._send(self._back.sockets[request.channel], frames)
+        elif request.header["msg_type"] == "kernel_info_request":
+            self._held.append((request, frames))
+        else:
+            self._answer_for_kernel(request)
 
     def _answer_for_kernel(self, request: PendingRequest) -> None:
         """Answer a request in the place of the kernel, which never will."""
@@ -448,8 +443,25 @@ class Front:
     ) -> None:
         # The mark is for clients that learn of the kernel's end by a manager.
         header = {**self._session.header(msg_type), "nanny": True}
-        message = Message(header, parent, {}, content, (), route)
-        self._send(self._sockets[channel], self._session.serialize(message))
+        frames = self._session.serialize(Message(header, parent, {}, content, (), route))
+        if self._journal is not None:
+            self._journal.note_own(channel, frames, route)
+        self._send_to_client(channel, route, frames)
+
+    def _send_to_client(self, channel: str, route: Sequence[bytes], frames: Frames) -> None:
+        """Send a message, unless its client gets it from the journal.
+
+        What is said on control goes both ways: an interrupt's reply does not wait behind a replay.
+        """
+        journal = self._journal
+        if channel == "control" or journal is None or not journal.has_reader(route):
+            self._send(self._sockets[channel], frames)
+
+    def _take_from_reader(self) -> None:
+        """Take what a reader of the journal says."""
+        assert self._journal is not None
+        self._attended_at = time.monotonic()
+        self._journal.take()
 
     def _take_question(self) -> None:
         """Hand on what a manager asks."""
@@ -458,7 +470,7 @@ class Front:
 
     def _take_subscriber(self) -> None:
         """Welcome a subscriber of iopub (JEP 65), or take notice of one that leaves."""
-        self.clients = max(0, self.clients + self._welcome("iopub", "iopub_welcome"))
+        self._subscribers = max(0, self._subscribers + self._welcome("iopub", "iopub_welcome"))
 
     def _take_listener(self) -> None:
         """Tell a subscriber of events that it misses none from now on, or notice one that leaves."""
@@ -482,7 +494,7 @@ class Front:
     # -- from the kernel -------------------------------------------------------------------
 
     def _passer_of_replies(self, back: Back, channel: str) -> Callable[[], None]:
-        source, target = back.sockets[channel], self._sockets[channel]
+        source = back.sockets[channel]
 
         def pass_reply() -> None:
             frames = receive(source)
@@ -491,32 +503,35 @@ class Front:
                 self._open_when_ready(back)
                 return
             self._pending.remove(reply.parent_id())
-            self.passed += 1
-            self._send(target, self._with_route(reply))
+            self._pass_to_client(channel, reply)
 
         return pass_reply
 
     def _passer_of_questions(self, back: Back) -> Callable[[], None]:
-        source, target = back.sockets["stdin"], self._sockets["stdin"]
+        source = back.sockets["stdin"]
 
         def pass_question() -> None:
             # What the kernel has printed before it asks belongs in front of the question.
             self._serve(back.sockets["iopub"])
-            question = Envelope(receive(source))
-            self.passed += 1
-            self._send(target, self._with_route(question))
+            self._pass_to_client("stdin", Envelope(receive(source)))
 
         return pass_question
 
-    def _with_route(self, message: Envelope) -> Frames:
-        """Give the frames of a kernel's message, with the route to the client that it is for.
+    def _pass_to_client(self, channel: str, message: Envelope) -> None:
+        """Pass on a kernel's message to the one client that it is for.
 
         Some kernels (of zeromq.rs: Deno's) know the first step of a request's route alone, which is
         the one to us.
         """
-        if message.route:
-            return message.frames
-        return [*self._pending.route_of(message.parent_id()), *message.frames]
+        self.passed += 1
+        if self._journal is not None:
+            self._journal.note(channel, message)
+        route: Sequence[bytes] = message.route
+        if route:
+            self._send_to_client(channel, route, message.frames)
+        else:
+            route = self._pending.route_of(message.parent_id())
+            self._send_to_client(channel, route, [*route, *message.frames])
 
     def _passer_of_output(self, back: Back) -> Callable[[], None]:
         source, target = back.sockets["iopub"], self._sockets["iopub"]
@@ -532,6 +547,8 @@ class Front:
                 remove(Envelope(frames).parent_id())
                 self.heard_at = time.monotonic()
             self.passed += 1
+            if self._journal is not None:
+                self._journal.note("iopub", Envelope(frames))
             self._send(target, frames)
 
         return pass_output
@@ -545,10 +562,27 @@ class Front:
         self._rebuild()
         self._on_ready(back.number)
         while self._held:
-            self._pass_request(*self._held.popleft())
+            self._give_to_kernel(*self._held.popleft())
 
-    def _passer_from_client(self, back: Back, channel: str) -> Callable[[], None]:
-        source, target = self._sockets[channel], back.sockets[channel]
+    def _passer_of_answers(self, back: Back) -> Callable[[], None]:
+        source, target = self._sockets["stdin"], back.sockets["stdin"]
+
+        def pass_answer() -> None:
+            frames = receive(source)
+            self._attended_at = time.monotonic()
+            self.passed += 1
+            answer = Envelope(frames)
+            header = verified_header(self._session, answer)
+            if header and not self._accept(header["msg_id"], answer):
+                return
+            if header and self._journal is not None:
+                self._journal.desk.answer_question(answer.parent_id())
+            self._send(target, frames)
+
+        return pass_answer
+
+    def _passer_of_heartbeats(self, back: Back) -> Callable[[], None]:
+        source, target = self._sockets["hb"], back.sockets["hb"]
 
         def pass_on() -> None:
             frames = receive(source)

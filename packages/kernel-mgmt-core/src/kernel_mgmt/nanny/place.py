@@ -18,7 +18,8 @@ from ..endpoints import (
 )
 from ..launch import KernelRecord, LaunchRequest
 from ..machine import process_identity, this_machine
-from ..records import remove_record, write_record
+from ..records import journal_directory, remove_record, write_record
+from .listening import listened_channels
 from .request import NannyRequest
 from .watchdog import Watchdog
 
@@ -44,7 +45,10 @@ class Place:
         launch_request = LaunchRequest(
             request.kernel_type, request.kernel_id, connection_info=given
         )
-        self.info = _with_nanny_ports(choose_endpoints(launch_request, "ipc"))
+        self.info = _with_nanny_ports(
+            choose_endpoints(launch_request, "ipc"),
+            journal=request.options.journal_limit is not None,
+        )
         self.connection_file = announce(self.info, request.runtime_dir, request.kernel_id)
         watchdog.watch_path(self.connection_file)
         #: A private directory for what the kernels need.
@@ -57,6 +61,16 @@ class Place:
         except BaseException:
             self.leave()
             raise
+
+    @property
+    def journal_directory(self) -> Path | None:
+        """Where the journal is spooled; None when none is on disk."""
+        request = self._request
+        if not request.options.journal_limit:
+            return None
+        if request.record_dir is None:  # by which it could be found again
+            return self.home / "journal"
+        return journal_directory(request.record_dir, request.kernel_id)
 
     def write_record(self, watchdog: Watchdog) -> None:
         """Write the record by which the kernel is found again.
@@ -94,16 +108,24 @@ class Place:
             remove_record(self._request.record_dir, self._request.kernel_id)
 
 
-def _with_nanny_ports(info: ConnectionInfo) -> ConnectionInfo:
-    """Choose the ports of the nanny's own sockets that are not given."""
+def _with_nanny_ports(info: ConnectionInfo, *, journal: bool) -> ConnectionInfo:
+    """Choose the ports of the nanny's own sockets that are not given.
+
+    Args:
+        info: where it listens.
+        journal: whether it keeps one; without it that has no port.
+    """
     taken = {getattr(info, f"{channel}_port") for channel in CHANNELS}
     if info.transport == "tcp":
         # More than are needed: those that were given may be free still, and among them.
         candidates = free_tcp_ports(len(NANNY_CHANNELS) + len(taken), info.ip)
     else:
         candidates = list(range(len(CHANNELS) + 1, 20))
-    ports = {}
+    ports: dict[str, int | None] = {}
     for channel in NANNY_CHANNELS:
+        if channel == "nanny_journal" and not journal:
+            ports[f"{channel}_port"] = None
+            continue
         port = getattr(info, f"{channel}_port")
         if not port:
             port = next(candidate for candidate in candidates if candidate not in taken)
@@ -117,5 +139,5 @@ def _paths(info: ConnectionInfo) -> list[Path]:
     if info.transport != "ipc":
         return []
     directory = Path(info.ip).parent
-    paths = [info.socket_path(channel) for channel in (*CHANNELS, *NANNY_CHANNELS)]
+    paths = [info.socket_path(channel) for channel in listened_channels(info)]
     return [*paths, directory] if is_socket_directory(directory) else paths

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 #: Major and minor version. A minor one adds requests, fields and events; nothing else changes.
-PROTOCOL_VERSION = "1.0"
+PROTOCOL_VERSION = "1.1"
 
 _ANY = object()
 

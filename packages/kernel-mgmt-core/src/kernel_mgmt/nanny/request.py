@@ -219,6 +219,9 @@ def _options(fields: dict[str, Any]) -> NannyOptions:
     for name in ("lease", "idle_timeout", "unattended_timeout"):
         if fields.get(name) is not None:
             _seconds(name, fields[name])
+    limit = fields.get("journal_limit")
+    if limit is not None and type(limit) is not int:
+        raise ValueError("journal_limit is no number of bytes")
     policy = fields.get("restart_policy")
     if policy is not None:
         fields = {**fields, "restart_policy": _policy(_object("restart_policy", policy))}

@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Any, Callable
 
@@ -20,6 +21,7 @@ from ..errors import KernelMgmtError, LaunchError, one_line
 from ..protocol import Session
 from .control import Control
 from .front import Front
+from .journal.store import Journal
 from .place import Place
 from .protocol import PROTOCOL_VERSION
 from .request import NannyRequest
@@ -29,6 +31,9 @@ from .watchdog import Watchdog
 __all__ = ["serve"]
 
 logger = logging.getLogger("kernel_mgmt")
+
+#: How long the front may take to remove the journal's files, in seconds: it gives a disk two.
+_JOURNAL_PATIENCE = 5.0
 
 Answer = Callable[[Mapping[str, Any]], None]
 
@@ -80,6 +85,7 @@ class _Nanny:
                 on_control=self._take_control,
                 on_ready=self._take_ready,
                 on_shutdown=self._take_shutdown,
+                journal=_journal(request, place),
             )
         except zmq.ZMQError as error:
             raise LaunchError(
@@ -115,8 +121,15 @@ class _Nanny:
             self._watchdog,
             self._place.home,
             tell=self._tell,
-            leave=self._place.leave,
+            leave=self._leave,
         )
+
+    def _leave(self) -> None:
+        """Remove all files, the journal's first: what is said from now on is kept in memory."""
+        removed = threading.Event()
+        self._front.call(self._front.remove_journal, removed.set)
+        removed.wait(_JOURNAL_PATIENCE)
+        self._place.leave()
 
     # -- in the front's thread -------------------------------------------------------------
 
@@ -142,7 +155,8 @@ class _Nanny:
         try:
             self._front.run()
         finally:
-            self._front.close()
+            # What a nanny leaves that ends with a defect can be read still.
+            self._front.close(keep_journal=not self._is_tidy)
         if self._is_tidy:
             self._watchdog.close()
         return self._exit_code
@@ -222,6 +236,12 @@ class _Nanny:
             return
         os.dup2(log, 2)
         os.close(log)
+
+
+def _journal(request: NannyRequest, place: Place) -> Journal | None:
+    """Make the journal that a kernel shall have."""
+    limit = request.options.journal_limit
+    return None if limit is None else Journal(place.journal_directory, limit)
 
 
 def _told(error: BaseException) -> dict[str, Any]:

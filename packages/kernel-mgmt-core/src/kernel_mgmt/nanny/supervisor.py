@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -475,8 +476,19 @@ class Supervisor:
             "lease": None if lease is None else max(0.0, lease.when() - _now()),
             "idle_timeout": options.idle_timeout,
             "unattended_timeout": options.unattended_timeout,
+            "journal": await self._journal(),
             **self.facts,
         }
+
+    async def _journal(self) -> dict[str, Any] | None:
+        """Give what is told of the journal; None when none is kept."""
+        limit = self._request.options.journal_limit
+        if limit is None:
+            return None
+        told: Future[dict[str, Any]] = Future()
+        self._front.tell_of_journal(told.set_result)
+        state = await asyncio.wrap_future(told)
+        return {**state, "limit": limit}
 
     async def is_alive(self) -> dict[str, Any]:
         """Tell whether there is a kernel's process."""

@@ -15,6 +15,7 @@ directories are asked for.
 from .files import (
     RECORD_FORMAT,
     BadRecord,
+    journal_directory,
     read_record,
     record_path,
     remove_record,
@@ -43,6 +44,7 @@ __all__ = [
     "gc",
     "has_ended",
     "is_dead",
+    "journal_directory",
     "read_record",
     "read_records",
     "record_path",

@@ -19,6 +19,7 @@ from ..launch import KernelRecord
 __all__ = [
     "RECORD_FORMAT",
     "BadRecord",
+    "journal_directory",
     "read_record",
     "record_path",
     "remove_record",
@@ -43,6 +44,16 @@ _LATEST = 1e11
 
 class BadRecord(KernelMgmtError):
     """A file cannot be used as the record of a kernel; it says which and why."""
+
+
+def journal_directory(directory: Path, kernel_id: str) -> Path:
+    """Give the path of the directory with a kernel's journal, where its nanny has one on disk.
+
+    Args:
+        directory: where the records are.
+        kernel_id: the kernel's id.
+    """
+    return directory / f"journal-{kernel_id}"
 
 
 def record_path(directory: Path, kernel_id: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,10 +23,16 @@ __all__ = ["gc"]
 _UNFINISHED = re.compile(r"\.kernel-.*\.json\.[0-9a-f]{8}")
 #: Nobody writes a record for so long, in seconds, whatever the clocks of two machines say.
 _UNFINISHED_AFTER = 3600.0
+#: The journals that nannies have left that were killed.
+_JOURNAL = re.compile(r"journal-([A-Za-z0-9._-]{1,128})")
+#: How long they can be read still, in seconds.
+_JOURNAL_KEPT = 86_400.0
 
 
 def gc(directory: Path | None = None) -> list[KernelRecord]:
     """Remove what kernels that are certainly dead have left: records, connection files, sockets.
+
+    Their journals stay for a day, so that what the kernels have said last can be read.
 
     Neither what is alive is touched, nor what is on another machine or not understood.  Any number
     of processes may do this at once, and start and stop kernels meanwhile.
@@ -41,6 +48,7 @@ def gc(directory: Path | None = None) -> list[KernelRecord]:
     dead = [record for record in records if is_dead(record)]
     living = [record for record in records if record not in dead]
     _remove_unfinished(directory)
+    _remove_old_journals(directory, living)
     return [record for record in dead if _remove(directory, record, living)]
 
 
@@ -97,3 +105,24 @@ def _remove_unfinished(directory: Path) -> None:
             path = directory / name
             if path.lstat().st_mtime < time.time() - _UNFINISHED_AFTER:
                 path.unlink()
+
+
+def _remove_old_journals(directory: Path, living: Sequence[KernelRecord]) -> None:
+    """Remove the journals of kernels that are gone, when nothing was written to them for long."""
+    kept = {record.kernel_id for record in living}
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory):
+            match = _JOURNAL.fullmatch(name)
+            if match is not None and match[1] not in kept and _is_old(directory / name):
+                shutil.rmtree(directory / name, ignore_errors=True)
+
+
+def _is_old(journal: Path) -> bool:
+    """Tell whether nobody has written to a journal for long; not of what is none."""
+    try:
+        if journal.is_symlink() or not journal.is_dir():
+            return False
+        times = [path.lstat().st_mtime for path in (journal, *journal.iterdir())]
+    except OSError:  # it is being removed
+        return False
+    return max(times) < time.time() - _JOURNAL_KEPT
