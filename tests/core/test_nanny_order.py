@@ -125,6 +125,7 @@ def test_output_goes_before_a_question(private: Path) -> None:
         )
 
         def look_at_question_alone() -> None:
+            front._subscribers = 1
             front._to_look_at = {back.sockets["stdin"]}
 
         front.call(look_at_question_alone)

@@ -549,7 +549,9 @@ class Front:
             self.passed += 1
             if self._journal is not None:
                 self._journal.note("iopub", Envelope(frames))
-            self._send(target, frames)
+            # A subscriber that is not welcomed yet is promised nothing.
+            if self._subscribers:
+                self._send(target, frames)
 
         return pass_output
 
