@@ -288,6 +288,25 @@ def test_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert see_no_holes(read_spool(tmp_path / "j")) == list(range(1, 5001))
 
 
+def test_large_messages_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes in large pieces faster than the disk takes it is kept until that has taken it."""
+    write = os.write
+
+    def write_slowly(descriptor: int, data: bytes) -> int:
+        time.sleep(0.1)
+        return write(descriptor, data)
+
+    monkeypatch.setattr(spool_module.os, "write", write_slowly)
+    journal = Journal(tmp_path / "j", 256 * MIB)
+    for n in range(1, 9):
+        journal.append("iopub", message(n, 50 * MIB if n % 2 else 10))
+    assert see_no_holes(read_all(journal)) == list(range(1, 9))
+    eventually_sync(lambda: not journal.waiting, timeout=30)
+    assert journal.lost == (0, 0)
+    assert see_no_holes(read_all(journal)) == list(range(1, 9))
+    journal.close(remove=True)
+
+
 def test_losses_are_remembered_within_bounds() -> None:
     """However many stretches are lost, their sum stays right."""
     losses = Losses()

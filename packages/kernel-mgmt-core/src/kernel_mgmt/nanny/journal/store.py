@@ -17,8 +17,8 @@ from .writer import Writer
 
 __all__ = ["Delivery", "Gap", "Journal", "read_spool"]
 
-#: Bytes that may wait for the disk.
-_WAITING = 32 * 2**20
+#: Bytes that may wait for a disk that is slower than the kernel, and for one that takes nothing.
+_WAITING, _REFUSED = 256 * 2**20, 32 * 2**20
 #: Seconds that closing may take to write the rest.
 _CLOSING = 2.0
 
@@ -57,7 +57,7 @@ class Journal:
         if directory is None or not limit:
             self._tail = Tail(memory, None, self._losses)
         else:
-            self._tail = Tail(memory, _WAITING, self._losses)
+            self._tail = Tail(memory, _WAITING, self._losses, refused=_REFUSED)
             self._spool = Spool(directory, limit, self._losses)
             self._writer = Writer(self._tail, self._spool, self._losses)
 

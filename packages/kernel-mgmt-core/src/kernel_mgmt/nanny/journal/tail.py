@@ -48,12 +48,16 @@ class Tail:
     Args:
         memory: how many bytes are kept although they are on disk, too.
         waiting: how many bytes may wait to be written; None: nobody writes, ``memory`` is the bound.
+        refused: how many bytes may wait for a disk that takes nothing.
         losses: where that is counted which had to be dropped.
     """
 
-    def __init__(self, memory: int, waiting: int | None, losses: Losses) -> None:
+    def __init__(
+        self, memory: int, waiting: int | None, losses: Losses, *, refused: int = 0
+    ) -> None:
         self._memory = memory
-        self._most_waiting = waiting
+        self._most_waiting = self._usually_waiting = waiting
+        self._most_refused = refused
         self._losses = losses
         self._lock = threading.Lock()
         self._blocks: list[Block] = []
@@ -146,12 +150,15 @@ class Tail:
         with self._lock:
             self._settled = parts[-1].last
             self.waiting -= sum(part.size for part in parts)
+            self._most_waiting = self._usually_waiting
             self._trim()
 
     def put_back(self) -> None:
         """Note that what was taken could not be written now; should there be too much, it may go."""
         with self._lock:
             self._taken = 0
+            self._most_waiting = self._most_refused
+            self._drop_waiting(self._most_refused)
 
     # --- for readers ------------------------------------------------------------------------------
 

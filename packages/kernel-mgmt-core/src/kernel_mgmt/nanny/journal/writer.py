@@ -33,7 +33,7 @@ class Writer:
         self._tail = tail
         self._spool = spool
         self._losses = losses
-        self._portion = min(_PORTION, spool.limit // 4)
+        self._portion = min(_PORTION, spool.limit // 16)
         self._thread: threading.Thread | None = None
         #: Whether the thread knows that there is something.
         self._stirred = False
@@ -52,7 +52,7 @@ class Writer:
                 # Not before: the process may have been forked since it has a journal.
                 self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
                 self._thread.start()
-        elif self._tail.waiting > _HURRY and not self._hurry.is_set():
+        if self._tail.waiting > _HURRY and not self._hurry.is_set():
             self._hurry.set()
 
     def close(self, timeout: float, *, discard: bool) -> bool:
