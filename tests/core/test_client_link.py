@@ -21,6 +21,7 @@ from kernel_mgmt import (
     KernelRestarted,
     Message,
     NannyError,
+    NannyOptions,
     RemoteKernelManager,
     Request,
     RequestTimeout,
@@ -34,7 +35,7 @@ from waiting import eventually, eventually_sync
 @pytest.fixture
 def way() -> Iterator[Way]:
     """A nanny with an echo kernel, and a way to it that can be cut."""
-    with way_to_nanny() as way:
+    with way_to_nanny(options=NannyOptions(journal_limit=None)) as way:
         yield way
 
 
@@ -485,7 +486,7 @@ async def test_let_go_and_reconnect_during_a_cut(
     way: Way, client: KernelClient, changes: list[str]
 ) -> None:
     """A client may go to another kernel during a cut, and hears of that one's connection."""
-    with way_to_nanny() as other:
+    with way_to_nanny(options=NannyOptions(journal_limit=None)) as other:
         way.lose()
         await lost(client)
         held = client.execute("print x")
@@ -685,7 +686,7 @@ async def test_events_of_a_nanny_that_is_gone(way: Way) -> None:
 
 def test_a_kernel_that_dies_while_nobody_looks() -> None:
     """A kernel that crashes during a cut, and is started again by its nanny, is followed."""
-    with way_to_nanny() as way:
+    with way_to_nanny(options=NannyOptions(journal_limit=None)) as way:
         manager = RemoteKernelManager(way.info, link=way.link)
         with BlockingKernelClient(way.info, manager=manager) as client:
             client.wait_for_ready(PATIENCE)

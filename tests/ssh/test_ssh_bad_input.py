@@ -122,7 +122,7 @@ async def test_encrypted_key(own_sshd: Sshd) -> None:
         states: list[str] = []
         client.on_connection_change(lambda change: states.append(change.state))
         own_sshd.cut()
-        await eventually(lambda: "restored" in states, SOON)
+        await eventually(lambda: "resumed" in states, SOON)
         assert await printed(client, "print in") == "in"
     assert [prompt.secret for prompt in asked] == [True]
     assert str(key) in asked[0].message

@@ -25,7 +25,7 @@ from kernel_mgmt import (
     LaunchError,
 )
 from kernel_mgmt.records import find_record, read_records, records_dir, write_record
-from messages import run_long
+from messages import outputs, run_long, texts
 from ssh_kernels import (
     FINDER,
     IPYKERNEL,
@@ -69,31 +69,32 @@ async def test_twenty_cuts(own_sshd: Sshd) -> None:
         for number in range(20):
             assert own_sshd.cut() == 1
             began = time.monotonic()
-            await eventually(lambda n=number: states.count("restored") == n + 1, PATIENCE)
+            await eventually(lambda n=number: states.count("resumed") == n + 1, PATIENCE)
             assert await printed(client, "pid") == pid
             took.append(time.monotonic() - began)
             assert await manager.is_alive()
-        assert states == ["lost", "restored"] * 20
+        assert states == ["lost", "resumed"] * 20
         # A tenth of that, as a rule; single ones may meet a busy machine.
         assert median(took) < BACK_WITHIN
 
 
 async def test_request_under_way(own_sshd: Sshd) -> None:
-    """A request that got no answer ends with a clear error; the next waits for the connection."""
+    """What is under way during a cut is answered with all its output, and so is what is asked in it."""
     async with running(echo_type(own_sshd)) as (client, _):
         request = client.execute("print started\nsleep 1\nprint done")
         await anext(aiter(request))
         states = changes_of(client)
         own_sshd.stop()
         own_sshd.cut()
-        with pytest.raises(ConnectionLost, match="may be done all the same"):
-            await request
+        await eventually(lambda: states == ["lost"], PATIENCE)
         meanwhile = client.execute("print meanwhile")
         own_sshd.start()
         async with asyncio.timeout(PATIENCE):
-            assert (await meanwhile).content["status"] == "ok"
+            assert texts(await outputs(request)) == ["started", "done"]
+            assert (await request).content["status"] == "ok"
+            assert texts(await outputs(meanwhile)) == ["meanwhile"]
         assert await printed(client, "print after") == "after"
-        assert states == ["lost", "restored"]
+        assert states == ["lost", "resumed"]
 
 
 async def test_manager_over_a_cut(own_sshd: Sshd) -> None:
@@ -116,7 +117,7 @@ async def test_interrupt_right_after_a_cut(own_sshd: Sshd) -> None:
         await anext(aiter(client.execute("sleep 60", stop_on_error=False)))
         states = changes_of(client)
         own_sshd.cut()
-        await eventually(lambda: "restored" in states, PATIENCE)
+        await eventually(lambda: "resumed" in states, PATIENCE)
         await manager.interrupt()
         async with asyncio.timeout(PATIENCE):
             assert await printed(client, "print free") == "free"
@@ -144,7 +145,7 @@ async def test_agent_killed(own_sshd: Sshd) -> None:
         client.on_connection_change(changes.append)
         (agent,) = [p for p in processes_of(own_sshd) if "-ESs" in p.cmdline() and not p.children()]
         agent.kill()
-        await eventually(lambda: [change.state for change in changes] == ["lost", "restored"])
+        await eventually(lambda: [change.state for change in changes] == ["lost", "resumed"])
         assert "program" in changes[0].reason
         assert await printed(client, "print again") == "again"
 
@@ -174,7 +175,7 @@ async def test_frozen_host(own_sshd: Sshd) -> None:
     async with running(echo_type(own_sshd)) as (client, _):
         states = changes_of(client)
         own_sshd.freeze()
-        await eventually(lambda: states == ["lost", "restored"], PATIENCE)
+        await eventually(lambda: states == ["lost", "resumed"], PATIENCE)
         assert await printed(client, "print again") == "again"
 
 
@@ -234,7 +235,7 @@ def test_blocking_client(own_sshd: Sshd) -> None:
         client.wait_for_ready(PATIENCE)
         client.on_connection_change(lambda change: states.append(change.state))
         own_sshd.cut()
-        eventually_sync(lambda: "restored" in states, PATIENCE)
+        eventually_sync(lambda: "resumed" in states, PATIENCE)
         assert client.execute("pid").reply(PATIENCE).content["status"] == "ok"
         client.shutdown_or_terminate()
     finally:

@@ -50,7 +50,7 @@ async def test_policy(policy: tuple[Sshd, str]) -> None:
         states: list[str] = []
         client.on_connection_change(lambda change: states.append(change.state))
         assert sshd.cut() == 1
-        await eventually(lambda: "restored" in states, PATIENCE)
+        await eventually(lambda: "resumed" in states, PATIENCE)
         assert await printed(client, "pid") == pid
         assert (listening(sshd) == []) is (forwarding != "tcp")
     assert left_on(sshd) == []
@@ -80,7 +80,7 @@ async def test_jump() -> None:
             states: list[str] = []
             client.on_connection_change(lambda change: states.append(change.state))
             jump.cut()
-            await eventually(lambda: "restored" in states, PATIENCE)
+            await eventually(lambda: "resumed" in states, PATIENCE)
             assert await printed(client, "print back") == "back"
     finally:
         beyond.close()

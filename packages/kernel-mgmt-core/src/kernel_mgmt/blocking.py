@@ -20,8 +20,9 @@ from .background import acquire, background_loop, call_blocking, refuse_to_block
 from .client import ChangeHandler, KernelClient, MessageHandler
 from .connection import ConnectionInfo
 from .errors import RequestTimeout
+from .journal.replay import Replay
 from .kernel_events import KernelEvent
-from .launch import Prompt
+from .launch import Prompt, PromptHandler
 from .manager import ExitStatus, KernelManager
 from .nanny_client.manager import RemoteKernelManager
 from .output import print_output
@@ -318,6 +319,8 @@ class BlockingKernelClient(RequestMethods[BlockingRequest]):
     Args:
         connection_info: where the kernel is and how to sign messages.
         manager: watches the kernel's process, blocking or not.
+        resume_after: see ``KernelClient``.
+        on_message: likewise; called on the background thread.
     """
 
     def __init__(
@@ -325,12 +328,16 @@ class BlockingKernelClient(RequestMethods[BlockingRequest]):
         connection_info: ConnectionInfo,
         *,
         manager: KernelManager | BlockingKernelManager | None = None,
+        resume_after: int | None = None,
+        on_message: MessageHandler | None = None,
     ) -> None:
         if isinstance(manager, BlockingKernelManager):
             manager = manager.manager
 
         async def make() -> KernelClient:
-            return KernelClient(connection_info, manager=manager)
+            return KernelClient(
+                connection_info, manager=manager, resume_after=resume_after, on_message=on_message
+            )
 
         self._adopt(call_blocking(make(), 10, "KernelClient"))
 
@@ -449,7 +456,7 @@ class BlockingKernelClient(RequestMethods[BlockingRequest]):
     def remove_handler(
         self,
         handler: MessageHandler,
-        channels: Collection[str] = frozenset({"iopub", "shell", "control", "stdin"}),
+        channels: Collection[str] = frozenset({"iopub", "shell", "control", "stdin", "nanny"}),
     ) -> None:
         """Take a handler away from some channels, by default from all."""
         self._client.remove_handler(handler, channels)
@@ -460,6 +467,58 @@ class BlockingKernelClient(RequestMethods[BlockingRequest]):
         See ``KernelClient.on_connection_change``.
         """
         return self._client.on_connection_change(handler)
+
+    @property
+    def journal_position(self) -> int:
+        """The number of the last message that was handed on; see ``KernelClient.journal_position``."""
+        return self._client.journal_position
+
+    def replay(
+        self,
+        after: int = 0,
+        *,
+        until: int | None = None,
+        since: float | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[Message]:
+        """Iterate over what the kernel has said; see ``KernelClient.replay``.
+
+        Args:
+            after: the number after which to begin.
+            until: the number of the last message; by default the last one that there is now.
+            since: the moment from which on to read, in place of ``after``.
+            timeout: seconds to wait for more at most; None for no limit.
+
+        Raises:
+            RequestTimeout: nothing came in time.
+            NannyError: there is no journal, or it does not reach up to ``after``.
+        """
+
+        async def begin() -> Replay:
+            return self._client._begin_replay(after, until=until, since=since)
+
+        async def end() -> None:
+            replay.close()
+
+        replay = call_blocking(begin(), 10, "replay")
+        try:
+            while (batch := call_blocking(replay.next_batch(), timeout, "replay")) is not None:
+                yield from batch
+        finally:
+            call_blocking(end(), 10, "replay")
+
+    def request(
+        self, msg_id: str, stdin_hook: PromptHandler | None = None, timeout: float | None = 10
+    ) -> BlockingRequest:
+        """Give the handle of a request by its id; see ``KernelClient.request``.
+
+        The hook is called on the background thread.
+        """
+
+        async def find() -> Request:
+            return self._client.request(msg_id, stdin_hook)
+
+        return BlockingRequest(call_blocking(find(), timeout, "request"))
 
     def execute_interactive(
         self,

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakValueDictionary
@@ -22,10 +22,16 @@ from .errors import (
     KernelDied,
     KernelMgmtError,
     KernelRestarted,
+    NannyError,
     ProtocolError,
     RequestTimeout,
 )
 from .handlers import HandlerCalls
+from .journal.adoption import AdoptedRequest, adopt
+from .journal.line import JournalLine
+from .journal.reader import Reader
+from .journal.replay import Replay
+from .journal.side import JournalSide
 from .launch import Prompt, PromptHandler
 from .line import Line
 from .link import ConnectionChange
@@ -33,6 +39,7 @@ from .lost_replies import LostReplies
 from .manager import KernelManager
 from .output import print_output
 from .protocol import Buffer, JSONObject, Message, Session, requests
+from .readiness import Readiness, last_output
 from .request import Request
 from .request_methods import RequestMethods
 
@@ -48,8 +55,6 @@ OutputHook = Callable[[Message], Any]
 
 #: Dropped messages are logged up to this many, then each thousandth.
 _LOGGED_DROPS = 10
-#: A kernel that has not answered on shell for this long, in seconds, is asked on control too.
-_BUSY_AFTER = 0.5
 #: How long a dead kernel must have been silent before its requests end, in seconds: what it sent
 #: last may still be on its way through the sockets.
 _LAST_WORDS = 0.05
@@ -60,7 +65,7 @@ _TERMINATE_PATIENCE = 2.0
 #: How soon a request is sent again that ZeroMQ did not take, in seconds.
 _RESEND_PAUSE = 0.01
 #: The channels that carry messages.
-_CHANNELS = frozenset({"iopub", "shell", "control", "stdin"})
+_CHANNELS = frozenset({"iopub", "shell", "control", "stdin", "nanny"})
 #: What ends input in a kernel, as Ctrl-D does in a terminal.
 _END_OF_INPUT = "\x04"
 
@@ -72,13 +77,21 @@ class KernelClient(RequestMethods[Request]):
     or with ``KernelDied``, ``KernelRestarted``, ``ReplyLost``, ``ConnectionLost`` or
     ``ClientClosed``.  Nothing is ever thrown away in order to wait for something else.
 
-    A kernel on another machine is reached by a connection that may be lost: its manager has a
+    A kernel whose nanny keeps a journal is read from that: when the connection is lost, requests
+    under way and those made meanwhile wait until it is back, and all that the kernel has said is
+    handed on in order, once.
+
+    Another kernel on another machine is reached by a connection that may be lost: its manager has a
     ``link``.  When it is lost, requests under way end with ``ConnectionLost``; those made from then
     on wait, and are sent in order when it is back and no output can be missed any more.
 
     Args:
         connection_info: where the kernel is and how to sign messages.
         manager: watches the kernel's process; without one, only messages tell of the kernel.
+        resume_after: the :attr:`journal_position` of a former client: what the kernel has said after
+            that is handed on first.  By default it begins with what is said from now on.
+        on_message: called with each message of any channel, from the first on; may be a coroutine
+            function.
 
     Raises:
         RuntimeError: no event loop is running; use ``BlockingKernelClient``.
@@ -86,7 +99,12 @@ class KernelClient(RequestMethods[Request]):
     """
 
     def __init__(
-        self, connection_info: ConnectionInfo, *, manager: KernelManager | None = None
+        self,
+        connection_info: ConnectionInfo,
+        *,
+        manager: KernelManager | None = None,
+        resume_after: int | None = None,
+        on_message: MessageHandler | None = None,
     ) -> None:
         self._loop = _running_loop()
         #: How many received messages were dropped because they were malformed, unsigned, forged
@@ -99,13 +117,21 @@ class KernelClient(RequestMethods[Request]):
         self._change_handlers: dict[object, ChangeHandler] = {}
         self._dialect = Dialect(self._request)
         self._lost_replies = LostReplies(self._pending, self._ask_kernel_info)
+        self._readiness = Readiness(self)
         self._calls = HandlerCalls()
         self._closed = False
         #: Are awaited before this client ends its kernel: who would start it again must let it go.
         self._before_ending: list[Callable[[], Awaitable[object]]] = []
-        self._connect(connection_info, manager)
+        if on_message is not None:
+            self.add_handler(on_message, _CHANNELS)
+        self._connect(connection_info, manager, resume_after)
 
-    def _connect(self, info: ConnectionInfo, manager: KernelManager | None) -> None:
+    def _connect(
+        self,
+        info: ConnectionInfo,
+        manager: KernelManager | None,
+        resume_after: int | None = None,
+    ) -> None:
         self.connection_info = info
         self.manager = manager
         #: Is set unless a kernel that is gone may yet be replaced behind the same address.
@@ -118,15 +144,23 @@ class KernelClient(RequestMethods[Request]):
         #: How many kernels have ended since.
         self._ends = 0
         self._greet()
-        self._line = Line(
-            info,
-            None if manager is None else manager.link,
-            on_frames=self._on_frames,
-            on_lost=self._on_lost,
-            on_restored=self._on_restored,
-            on_closed=self._on_link_closed,
-            tell=self._tell_of_change,
-        )
+        link = None if manager is None else manager.link
+        #: What there is only where a nanny keeps a journal.
+        self._journal: JournalSide | None = None
+        self._line: Line | JournalLine
+        if info.nanny_journal_port:
+            self._journal = JournalSide(self, info, link, resume_after)
+            self._line = self._journal.line
+        else:
+            self._line = Line(
+                info,
+                link,
+                on_frames=self._on_frames,
+                on_lost=self._on_lost,
+                on_restored=self._on_restored,
+                on_closed=self._on_link_closed,
+                tell=self._tell_of_change,
+            )
         self._line.begin()
         if manager is not None and self._gone is None:
             self._watch = self._loop.create_task(self._follow(manager))
@@ -145,6 +179,8 @@ class KernelClient(RequestMethods[Request]):
         if self._watch is not None:
             self._watch.cancel()
         self._line.close(unsent=unsent)
+        if self._journal is not None:
+            self._journal.close()
         self._settled.set()
 
     def __repr__(self) -> str:
@@ -225,9 +261,7 @@ class KernelClient(RequestMethods[Request]):
         try:
             await self._see_the_end(manager)
             while not self.asked_to_end and await manager.next_kernel():
-                self._line.close_sockets(unsent=False)
-                self._greet()
-                self._line.open()
+                await self._go_on(manager)
                 self._settled.set()
                 await self._ready_or_dead(manager)
                 await self._see_the_end(manager)
@@ -239,6 +273,8 @@ class KernelClient(RequestMethods[Request]):
             logger.exception("The manager %r tells of its kernel no more", manager)
         self._mourned.set()
         self._settled.set()
+        if self._journal is not None and self._gone is not None and self._line.is_cut:
+            self._line.close()
 
     async def _see_the_end(self, manager: KernelManager) -> None:
         """Wait until the kernel has ended, and end what is under way with it."""
@@ -247,22 +283,57 @@ class KernelClient(RequestMethods[Request]):
         error = (
             KernelRestarted("The kernel was restarted before it answered; send the request again.")
             if manager.restarting
-            else KernelDied(status, await _log_tail(manager))
+            else KernelDied(status, await last_output(manager))
         )
+        if self._journal is not None:
+            if await self._journal.until_end_is_told(manager):
+                return
+        else:
+            await self._hear_last_words()
+        self._on_death(error)
+        self._fail_requests(error)
+
+    async def _hear_last_words(self) -> None:
         before = -1
         while (count := sum(request.output_count for request in self._under_way())) != before:
             before = count
             await asyncio.sleep(_LAST_WORDS)
-        self._settled.clear()
+
+    async def _go_on(self, manager: KernelManager) -> None:
+        """Turn to the kernel that came in place of one that has ended."""
+        if self._journal is not None:
+            await self._journal.until_return_is_told(manager)
+        else:
+            assert isinstance(self._line, Line)
+            self._line.close_sockets(unsent=False)
+            self._greet()
+            self._line.open()
+
+    def _on_death(self, error: KernelMgmtError) -> None:
+        """Take notice that the kernel has ended; another may come in its place."""
+        if self._gone is None:
+            self._settled.clear()
         self._gone = error
         self._ends += 1
+        self._mourned.set()
+
+    def _on_return(self) -> None:
+        """Take notice of the journal's word that a kernel answers."""
+        if isinstance(self._gone, (KernelDied, KernelRestarted)):
+            self._greet()
+            self._settled.set()
+
+    def _on_refused(self, error: KernelMgmtError) -> None:
+        """End all: the nanny does not send its journal."""
+        self._gone = error
+        self._disconnect()
         self._fail_requests(error)
         self._mourned.set()
 
     async def _ready_or_dead(self, manager: KernelManager) -> None:
         """Wait until nothing of the kernel's output is missed any more, or the kernel has ended."""
         either = {
-            self._loop.create_task(self._become_ready()),
+            self._loop.create_task(self._readiness.until_ready()),
             self._loop.create_task(manager.wait()),
         }
         try:
@@ -286,10 +357,11 @@ class KernelClient(RequestMethods[Request]):
     # -- the connection to another machine -------------------------------------------------
 
     def on_connection_change(self, handler: ChangeHandler) -> Callable[[], None]:
-        """Have a function told when the connection to the kernel's machine is lost, and when it is back.
+        """Have a function told when the connection to the kernel is lost, and when it is back.
 
-        It is back when requests work again and none of their output is missed.  A kernel of this
-        machine has no such connection, and nothing is ever told.
+        It is back when requests work again and none of their output is missed: with a journal when
+        all was handed on that the kernel said meanwhile.  A kernel of this machine that has no
+        nanny with a journal has no such connection, and nothing is ever told.
 
         Args:
             handler: called with each :class:`~kernel_mgmt.link.ConnectionChange`, on the client's
@@ -314,6 +386,85 @@ class KernelClient(RequestMethods[Request]):
         """Give up what is under way; what is made from now on waits."""
         self._fail_for_loss(self._under_way())
 
+    # -- the journal -----------------------------------------------------------------------
+
+    @property
+    def journal_position(self) -> int:
+        """The number of the last message that was handed on; 0 when the kernel has no journal.
+
+        Stored, it is what another client goes on from; see ``resume_after``.
+        """
+        return self._line.position if isinstance(self._line, JournalLine) else 0
+
+    async def replay(
+        self, after: int = 0, *, until: int | None = None, since: float | None = None
+    ) -> AsyncGenerator[Message]:
+        """Iterate over what the kernel has said, as its nanny's journal has kept it.
+
+        That has a connection of its own, and changes nothing for this client.  What the journal could
+        not keep is told by a message ``journal_gap`` of channel ``nanny``.
+
+        Args:
+            after: the number after which to begin.
+            until: the number of the last message; by default the last one that there is now.
+            since: the moment from which on to read, in seconds since the epoch, in place of ``after``.
+
+        Yields:
+            Each message, with its ``channel`` and ``journal_number``.
+
+        Raises:
+            NannyError: there is no journal, or it does not reach up to ``after``.
+            ConnectionLost: the nanny cannot be reached.
+        """
+        replay = self._begin_replay(after, until=until, since=since)
+        try:
+            while (batch := await replay.next_batch()) is not None:
+                for message in batch:
+                    yield message
+        finally:
+            replay.close()
+
+    def _begin_replay(
+        self, after: int = 0, *, until: int | None = None, since: float | None = None
+    ) -> Replay:
+        return Replay(
+            self.connection_info,
+            Reader(after if since is None else None, since=since, reads=False),
+            link=None if self.manager is None else self.manager.link,
+            until=until,
+            on_bad=self._drop,
+        )
+
+    def request(self, msg_id: str, stdin_hook: PromptHandler | None = None) -> Request:
+        """Give the handle of a request by its id, also of one that another process has sent.
+
+        Its messages are read from its beginning on, as far as the nanny's journal has them.
+
+        Args:
+            msg_id: the id of the request.
+            stdin_hook: answers what the kernel asks for, or has asked and nobody has answered.
+
+        Raises:
+            ClientClosed: the client is closed.
+            NannyError: the kernel has no nanny that keeps a journal.  The request ends with it when
+                the nanny knows no such request.
+        """
+        known = self._request(msg_id)
+        if known is None:
+            if self._closed:
+                raise ClientClosed("The client is closed; make a new one.")
+            if not isinstance(self._line, JournalLine):
+                raise NannyError(
+                    "The kernel has no nanny that keeps a journal; only who has sent a request has"
+                    " its handle."
+                )
+            known = self._pending[msg_id] = AdoptedRequest(msg_id)
+            self._line.adopt(msg_id, known.channel)
+            _ = self._calls.start(adopt(self, known))
+        if stdin_hook is not None:
+            known.stdin_hook = stdin_hook
+        return known
+
     def _on_link_closed(self) -> None:
         held = [request for request, _ in self._line.take_held()]
         if not isinstance(self._gone, KernelDied):
@@ -333,6 +484,7 @@ class KernelClient(RequestMethods[Request]):
     async def _on_restored(self) -> None:
         """Work again: with open sockets, and no output missed; then send what has waited."""
         try:
+            assert isinstance(self._line, Line)
             self._line.open()
             await self._become_ready_again()
         except KernelMgmtError as error:
@@ -349,7 +501,9 @@ class KernelClient(RequestMethods[Request]):
         It may be busy, and so is not waited for; what matters is whether it is still the same.
         """
         ends = self._ends
-        await self._until_output_is_heard([self._ask_who_it_is(), self._ask_who_it_is("control")])
+        await self._readiness.until_heard(
+            [self._readiness.ask_who_it_is(), self._readiness.ask_who_it_is("control")]
+        )
         manager = self.manager
         assert manager is not None
         try:
@@ -404,115 +558,10 @@ class KernelClient(RequestMethods[Request]):
         """
         try:
             async with asyncio.timeout(timeout):
-                self._dialect.info = await self._become_ready()
+                self._dialect.info = await self._readiness.until_ready()
         except TimeoutError:
-            raise await self._not_ready(timeout or 0) from None
+            raise await self._readiness.explain(timeout or 0) from None
         return self.kernel_info_content
-
-    async def _become_ready(self) -> JSONObject:
-        while True:
-            await self._settled.wait()
-            if not self._line.is_usable:
-                await self._line.until_usable()
-                continue
-            try:
-                return await self._probe_until_ready()
-            except ConnectionLost as error:
-                if error.final:
-                    raise
-
-    async def _probe_until_ready(self) -> JSONObject:
-        probes = [self._ask_who_it_is()]
-        pause = _BUSY_AFTER
-        try:
-            while (reply := await _first_reply(probes, pause)) is None:
-                # On shell the question waits behind a running cell, on control it does not; but a
-                # control request that comes before the kernel is up may never be answered.
-                probes.append(self._ask_who_it_is("control"))
-                pause = min(pause * 2, 5)
-            await self._until_output_is_heard(probes)
-        finally:
-            self._forget_probes(probes)
-        return reply.content
-
-    async def _until_output_is_heard(self, probes: list[Request]) -> None:
-        """Ask the kernel until it has been heard on iopub; what was asked is added to the probes."""
-        try:
-            # Some subscriptions take longer than the reply; each question makes some output, in
-            # protocol 4 only code does.
-            pause = 0.05
-            while not await self._hears_iopub(pause):
-                probes.append(
-                    self._probe(requests.execute_request("", silent=True))
-                    if self._dialect.is_4
-                    else self._ask_who_it_is(probes[-1].channel)
-                )
-                pause = min(pause * 2, 1)
-            pause = 0.001
-            while not self._line.is_connected("stdin"):
-                # ZeroMQ has no event for it; it is as good as always connected by now.
-                await asyncio.sleep(pause)
-                self._check_usable()
-                pause = min(pause * 2, 0.05)
-        finally:
-            self._forget_probes(probes)
-
-    def _ask_who_it_is(self, channel: str = "shell") -> Request:
-        return self._probe(requests.kernel_info_request(), channel)
-
-    def _probe(self, message: Message, channel: str = "shell") -> Request:
-        """Send a message that waits for nothing.
-
-        Raises:
-            ConnectionLost: the connection to the kernel's machine is lost.
-            KernelMgmtError: the client is closed, or the kernel gone.
-        """
-        self._check_usable()
-        self._line.check(message.msg_type)
-        request, frames = self._prepare(message, channel)
-        self._post_now(request, frames)
-        return request
-
-    def _forget_probes(self, probes: Sequence[Request]) -> None:
-        for probe in probes:
-            self._pending.pop(probe.msg_id, None)
-
-    async def _hears_iopub(self, patience: float) -> bool:
-        try:
-            async with asyncio.timeout(patience):
-                await self._line.iopub_heard.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    async def _not_ready(self, seconds: float) -> RequestTimeout:
-        message = f"The kernel did not answer within {seconds:g} s (phase 'ready')"
-        if self._line.is_cut:
-            return RequestTimeout(
-                f"{message}; the connection to {self._line.leads_to} is lost, and is being made "
-                "again: give it more time",
-                phase="ready",
-                seconds=seconds,
-            )
-        if not self._settled.is_set():
-            return RequestTimeout(
-                f"{message}; it is gone, and none has come in its place yet: give it more time",
-                phase="ready",
-                seconds=seconds,
-            )
-        if self.manager is None:
-            return RequestTimeout(
-                f"{message}; is it running, and is the connection info current?",
-                phase="ready",
-                seconds=seconds,
-            )
-        tail = (await _log_tail(self.manager, 5)).strip()
-        heard = f"; its last output: {tail}" if tail else ""
-        return RequestTimeout(
-            f"{message}; its process is alive, so give it more time or stop it{heard}",
-            phase="ready",
-            seconds=seconds,
-        )
 
     async def interrupt(self, timeout: float | None = 10) -> None:
         """Interrupt what the kernel runs, by message or by signal as its type wants it.
@@ -614,7 +663,7 @@ class KernelClient(RequestMethods[Request]):
 
     def _post(self, request: Request, frames: Sequence[Buffer]) -> None:
         """Send a prepared request, on the loop, or once the connection is back."""
-        if self._line.is_usable:
+        if self._line.takes_requests:
             self._post_now(request, frames)
         elif self._gone is not None:
             request.fail(self._gone)
@@ -628,12 +677,13 @@ class KernelClient(RequestMethods[Request]):
             self._pending[request.msg_id] = request
             if request.message.msg_type == "shutdown_request":
                 self.asked_to_end = not request.message.content.get("restart")
-            self._line.send(request.channel, frames)
+            self._line.post(request, frames)
         except zmq.Again:
             # For a moment after a connection was refused ZeroMQ keeps nothing for the next one.
             self._loop.call_later(_RESEND_PAUSE, self._post_again, request, frames)
         except (KernelMgmtError, zmq.ZMQError) as error:
             self._pending.pop(request.msg_id, None)
+            self._line.forget(request.msg_id)
             request.fail(error)
 
     def _post_again(self, request: Request, frames: Sequence[Buffer]) -> None:
@@ -721,11 +771,17 @@ class KernelClient(RequestMethods[Request]):
             ConnectionLost: the connection to its machine is lost, and the question with it.
         """
         self._check_usable()
-        self._line.check("input_request")
         message = requests.input_reply(value)
         if parent is not None:
             message.parent_header = parent.header
         frames = self._frames_of(message)
+        if isinstance(self._line, JournalLine):
+            question, asked = ("", "") if parent is None else (parent.msg_id, parent.parent_id)
+            if asked not in self._pending:  # whoever asked for that is another client
+                asked = ""
+            self._line.post_answer(message.msg_id, frames, question=question, request=asked)
+            return
+        self._line.check("input_request")
         try:
             self._line.send("stdin", frames)
         except zmq.Again:
@@ -743,7 +799,8 @@ class KernelClient(RequestMethods[Request]):
 
         Args:
             handler: called with the :class:`Message`; may be a coroutine function.
-            channels: of ``iopub``, ``shell``, ``control`` and ``stdin``.
+            channels: of ``iopub``, ``shell``, ``control``, ``stdin``, and ``nanny`` for what a nanny
+                that keeps a journal tells of its kernels in between.
         """
         _check_channels(channels)
         for name in channels:
@@ -766,13 +823,23 @@ class KernelClient(RequestMethods[Request]):
             if "nanny" in message.header:
                 self._on_nannys_word(message)
                 return
+        except ProtocolError as error:
+            self._drop(channel, error)
+            return
+        if channel == "iopub":
+            self._line.iopub_heard.set()  # type: ignore[union-attr]
+        self._handle(message)
+
+    def _handle(self, message: Message) -> None:
+        """Hand on a message that the kernel has sent."""
+        channel = message.channel
+        try:
             translate = self._dialect.translate
             if translate is not None:
                 message = translate(message)
             parent_id = message.parent_id
             request = self._request(parent_id)
             if channel == "iopub":
-                self._line.iopub_heard.set()
                 if request is not None and request.on_output(message) and not request.answered:
                     self._lost_replies.expect(request)
             elif channel == "stdin":
@@ -784,7 +851,10 @@ class KernelClient(RequestMethods[Request]):
             return
         if request is not None and request.answered and parent_id in self._pending:
             self._release(request)
-        for handler in self._handlers.get(channel, ()):
+        self._call_handlers(message)
+
+    def _call_handlers(self, message: Message) -> None:
+        for handler in self._handlers.get(message.channel, ()):
             self._calls.call(handler, message)
 
     def _on_nannys_word(self, message: Message) -> None:
@@ -795,10 +865,13 @@ class KernelClient(RequestMethods[Request]):
         if request is None or message.channel == "iopub":
             return
         del self._pending[request.msg_id]
+        request.fail(self._end_said_by_nanny(message))
+
+    @staticmethod
+    def _end_said_by_nanny(message: Message) -> KernelMgmtError:
         if message.content.get("ename") == "KernelRestarted":
-            request.fail(KernelRestarted("The kernel was restarted; send the request again."))
-        else:
-            request.fail(KernelDied())
+            return KernelRestarted("The kernel was restarted; send the request again.")
+        return KernelDied()
 
     def _request(self, msg_id: str) -> Request | None:
         return self._pending.get(msg_id) or self._answered.get(msg_id)
@@ -809,6 +882,7 @@ class KernelClient(RequestMethods[Request]):
     def _release(self, request: Request) -> None:
         """Hold an answered request only as long as somebody else does."""
         del self._pending[request.msg_id]
+        self._line.forget(request.msg_id)
         if not request.finished:
             self._answered[request.msg_id] = request
 
@@ -820,9 +894,15 @@ class KernelClient(RequestMethods[Request]):
 
     def _on_input_request(self, message: Message, request: Request | None) -> None:
         if request is not None and request.stdin_hook is not None:
-            request._asking = self._calls.start(self._ask(message, request, request.stdin_hook))
+            if request.wants(message):
+                self._have_answered(message, request)
         elif not self._handlers.get("stdin"):
             logger.warning("The kernel asks for input, and there is no stdin_hook or handler.")
+
+    def _have_answered(self, message: Message, request: Request) -> None:
+        """Have the hook of a request answer its question, if it has one."""
+        if request.stdin_hook is not None:
+            request._asking = self._calls.start(self._ask(message, request, request.stdin_hook))
 
     async def _ask(self, message: Message, request: Request, hook: PromptHandler) -> None:
         """Have a hook answer an input_request; whatever happens in it, the kernel goes on."""
@@ -859,35 +939,13 @@ def _running_loop() -> asyncio.AbstractEventLoop:
         ) from None
 
 
-async def _log_tail(manager: KernelManager, lines: int = 50) -> str:
-    """Give the last words of a kernel, unless they are out of reach."""
-    try:
-        return await manager.log_tail(lines)
-    except ConnectionLost:
-        return ""
-
-
 async def _end(manager: KernelManager) -> None:
     await manager.kill()
     await manager.cleanup()
 
 
-async def _first_reply(probes: Sequence[Request], patience: float) -> Message | None:
-    """Give the first reply to any of some requests, or None when none came in time."""
-    waiting = [asyncio.ensure_future(probe) for probe in probes]
-    try:
-        done, _ = await asyncio.wait(waiting, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        return done.pop().result() if done else None
-    finally:
-        for task in waiting:
-            task.cancel()
-        for task in waiting:
-            if task.done() and not task.cancelled():
-                task.exception()  # looked at, or asyncio complains
-
-
 def _check_channels(channels: Collection[str]) -> None:
     if isinstance(channels, str) or not _CHANNELS.issuperset(channels):
         raise ValueError(
-            f"channels is {channels!r}; it must be a set of 'iopub', 'shell', 'control', 'stdin'."
+            f"channels is {channels!r}; it must be a set of 'iopub', 'shell', 'control', 'stdin', 'nanny'."
         )

@@ -16,7 +16,7 @@ from typing import Any
 
 from .background import call_blocking, finish
 from .blocking import BlockingKernelClient, BlockingKernelManager, blocking_manager
-from .client import KernelClient
+from .client import KernelClient, MessageHandler
 from .connection import ConnectionInfo
 from .errors import KernelMgmtError, LaunchError, NoSuchRunningKernel
 from .finder import KernelFinder
@@ -209,7 +209,12 @@ def running_kernels() -> list[KernelRecord]:
 
 
 async def attach_kernel(
-    kernel: KernelRecord | str, *, finder: KernelFinder | None = None, timeout: float | None = 60
+    kernel: KernelRecord | str,
+    *,
+    finder: KernelFinder | None = None,
+    timeout: float | None = 60,
+    resume_after: int | None = None,
+    on_message: MessageHandler | None = None,
 ) -> tuple[KernelManager | None, KernelClient]:
     """Find a running kernel again, and wait until it answers.
 
@@ -217,6 +222,9 @@ async def attach_kernel(
         kernel: its record, id, name, or the beginning of its id.
         finder: knows the providers; by default all that are installed.
         timeout: seconds until it must answer, also when it runs code; None for no limit.
+        resume_after: the ``journal_position`` of a former client: what the kernel has said after that
+            is handed on first, to ``on_message``.
+        on_message: called with each message of any channel, from the first on.
 
     Returns:
         The manager, and a client that is ready.  To leave the kernel alone again, close the client:
@@ -234,7 +242,7 @@ async def attach_kernel(
     record = find_record(kernel) if isinstance(kernel, str) else kernel
     _check_reachable(record)
     info, manager = await (finder or KernelFinder.from_entrypoints()).attach(record)
-    client = KernelClient(info, manager=manager)
+    client = KernelClient(info, manager=manager, resume_after=resume_after, on_message=on_message)
     try:
         await client.wait_for_ready(timeout)
     except BaseException:
@@ -386,16 +394,30 @@ async def _end(record: KernelRecord, finder: KernelFinder | None) -> None:
 
 
 def attach_kernel_blocking(
-    kernel: KernelRecord | str, *, finder: KernelFinder | None = None, timeout: float | None = 60
+    kernel: KernelRecord | str,
+    *,
+    finder: KernelFinder | None = None,
+    timeout: float | None = 60,
+    resume_after: int | None = None,
+    on_message: MessageHandler | None = None,
 ) -> tuple[BlockingKernelManager | None, BlockingKernelClient]:
     """Find a running kernel again, and wait until it answers, without an event loop.
 
-    Parameters and errors are those of :func:`attach_kernel`.
+    Parameters and errors are those of :func:`attach_kernel`; ``on_message`` is called on a background
+    thread.
     """
     attached: list[tuple[KernelManager | None, KernelClient]] = []
 
     async def attach() -> None:
-        attached.append(await attach_kernel(kernel, finder=finder, timeout=timeout))
+        attached.append(
+            await attach_kernel(
+                kernel,
+                finder=finder,
+                timeout=timeout,
+                resume_after=resume_after,
+                on_message=on_message,
+            )
+        )
 
     try:
         call_blocking(attach(), None, "attach_kernel_blocking")

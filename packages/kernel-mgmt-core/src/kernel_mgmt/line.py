@@ -33,6 +33,9 @@ class Line:
         ConnectionFileError: the connection info cannot be used.
     """
 
+    #: Whether all that the kernel says is read, also what it said while nobody was connected.
+    keeps_all = False
+
     def __init__(
         self,
         info: ConnectionInfo,
@@ -127,6 +130,11 @@ class Line:
         """Whether what is sent goes out now, and none of its output can be missed."""
         return self._follower is None or self._follower.usable.is_set()
 
+    @property
+    def takes_requests(self) -> bool:
+        """Whether requests may be posted now."""
+        return self.is_usable
+
     async def until_usable(self) -> None:
         """Wait until the client works again, or never will."""
         if self._follower is not None:
@@ -178,6 +186,18 @@ class Line:
             ConnectionLost: the connection is lost.
         """
         self._channel(channel).send(frames)
+
+    def post(self, request: Request, frames: Sequence[Buffer]) -> None:
+        """Send a request.
+
+        Raises:
+            zmq.Again: ZeroMQ takes nothing now.
+            ConnectionLost: the connection is lost.
+        """
+        self.send(request.channel, frames)
+
+    def forget(self, msg_id: str) -> None:
+        """Mind a request no more; nothing was kept of it."""
 
     def is_connected(self, channel: str) -> bool:
         """Tell whether a message could be sent now on a channel."""

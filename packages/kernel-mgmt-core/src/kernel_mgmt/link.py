@@ -25,13 +25,23 @@ logger = logging.getLogger("kernel_mgmt")
 class ConnectionChange:
     """What has become of a connection.
 
+    To a kernel whose nanny keeps a journal a client is ``connected`` once, and ``resumed`` after each
+    loss: nothing was missed, unless there is a gap.  To one without a journal it is ``restored``.
+
     Attributes:
-        state: ``lost``, ``restored``, or ``closed``: it will not come back.
+        state: ``connected``, ``lost``, ``resumed``, ``restored``, or ``closed``: it will not come back.
         reason: why, one sentence; may be empty.
+        since: when it was lost, in seconds since the epoch; None where that is not known.
+        caught_up: how many messages came from the journal that had been said meanwhile.
+        gap: messages that the journal could not keep: the numbers of the first and the last, and
+            how many bytes they had.
     """
 
     state: str
     reason: str = ""
+    since: float | None = None
+    caught_up: int = 0
+    gap: tuple[int, int, int] | None = None
 
     def __str__(self) -> str:
         return f"{self.state}: {self.reason}" if self.reason else self.state

@@ -130,6 +130,11 @@ class KernelManager(ABC):
         return None
 
     @property
+    def kernel_number(self) -> int:
+        """Which of its nanny's kernels this is about, from 1; 0 where that is not known."""
+        return 0
+
+    @property
     def restarting(self) -> bool:
         """Whether the kernel that :meth:`wait` told the end of was ended to be started again."""
         return False

@@ -177,6 +177,10 @@ class Request:
 
     # -- for the client --------------------------------------------------------------------
 
+    def wants(self, message: Message) -> bool:
+        """Tell whether a message is to be taken, as all are that come to the client in turn."""
+        return True
+
     def on_output(self, message: Message) -> bool:
         """Take an iopub message of this request; tell whether it was the last."""
         if self._idle or self._error is not None:

@@ -231,6 +231,11 @@ class RemoteKernelManager(KernelManager):
         """Give what ``attach`` needs beside the connection info: that there is a nanny."""
         return {"nanny": {"pid": self._nanny_pid}}
 
+    @property
+    def kernel_number(self) -> int:
+        """Which of the nanny's kernels this is about, from 1; 0 before the first contact."""
+        return self._kernel
+
     # -- the next kernel -------------------------------------------------------------------
 
     @property
