@@ -148,6 +148,30 @@ async def test_resume_after(nanny: RunningNanny) -> None:
         assert told[0].gap is None
 
 
+async def test_who_does_not_count_as_a_reader(nanny: RunningNanny) -> None:
+    """What such a client is told stays unread, also when it is made anew; that of another is read."""
+
+    def last_read() -> int:
+        return int(nanny.ask("nanny_info")["journal"]["read"])
+
+    info = nanny.connection_info
+    async with KernelClient(info) as client:
+        await client.wait_for_ready(PATIENCE)
+        end = client.journal_position
+    await eventually(lambda: last_read() >= end)
+    before = last_read()
+    async with KernelClient(info, counts_as_reader=False) as client:
+        assert await printed(client.execute("print unread")) == ["unread"]
+        await client.reconnect(info)
+        assert await printed(client.execute("print unread")) == ["unread"]
+    with BlockingKernelClient(info, counts_as_reader=False) as blocking:
+        await asyncio.to_thread(blocking.execute("print unread").reply, PATIENCE)
+    assert last_read() == before
+    async with KernelClient(info) as client:
+        assert await printed(client.execute("print read")) == ["read"]
+    await eventually(lambda: last_read() > before)
+
+
 async def test_resume_after_what_never_was(nanny: RunningNanny) -> None:
     """A position that the journal does not reach is refused, with that reason."""
     async with KernelClient(nanny.connection_info, resume_after=10**9) as client:

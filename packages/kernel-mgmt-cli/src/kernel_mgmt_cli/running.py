@@ -105,7 +105,7 @@ async def _kept_kernel(
     from .detached.finding import reaching
 
     with reaching(record):
-        _, client = await attach_kernel(record, timeout=timeout)
+        _, client = await attach_kernel(record, timeout=timeout, counts_as_reader=False)
     try:
         yield client
     finally:

@@ -321,6 +321,7 @@ class BlockingKernelClient(RequestMethods[BlockingRequest]):
         manager: watches the kernel's process, blocking or not.
         resume_after: see ``KernelClient``.
         on_message: likewise; called on the background thread.
+        counts_as_reader: see ``KernelClient``.
     """
 
     def __init__(
@@ -330,13 +331,18 @@ class BlockingKernelClient(RequestMethods[BlockingRequest]):
         manager: KernelManager | BlockingKernelManager | None = None,
         resume_after: int | None = None,
         on_message: MessageHandler | None = None,
+        counts_as_reader: bool = True,
     ) -> None:
         if isinstance(manager, BlockingKernelManager):
             manager = manager.manager
 
         async def make() -> KernelClient:
             return KernelClient(
-                connection_info, manager=manager, resume_after=resume_after, on_message=on_message
+                connection_info,
+                manager=manager,
+                resume_after=resume_after,
+                on_message=on_message,
+                counts_as_reader=counts_as_reader,
             )
 
         self._adopt(call_blocking(make(), 10, "KernelClient"))

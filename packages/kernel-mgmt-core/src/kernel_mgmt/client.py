@@ -92,6 +92,8 @@ class KernelClient(RequestMethods[Request]):
             that is handed on first.  By default it begins with what is said from now on.
         on_message: called with each message of any channel, from the first on; may be a coroutine
             function.
+        counts_as_reader: whether what this client is told counts as read by somebody, so that it is not
+            missed by whoever comes next. Programs that nobody watches give False.
 
     Raises:
         RuntimeError: no event loop is running; use ``BlockingKernelClient``.
@@ -105,8 +107,10 @@ class KernelClient(RequestMethods[Request]):
         manager: KernelManager | None = None,
         resume_after: int | None = None,
         on_message: MessageHandler | None = None,
+        counts_as_reader: bool = True,
     ) -> None:
         self._loop = _running_loop()
+        self._counts_as_reader = counts_as_reader
         #: How many received messages were dropped because they were malformed, unsigned, forged
         #: or replayed.
         self.dropped_messages = 0
@@ -149,7 +153,9 @@ class KernelClient(RequestMethods[Request]):
         self._journal: JournalSide | None = None
         self._line: Line | JournalLine
         if info.nanny_journal_port:
-            self._journal = JournalSide(self, info, link, resume_after)
+            self._journal = JournalSide(
+                self, info, link, resume_after, reads=self._counts_as_reader
+            )
             self._line = self._journal.line
         else:
             self._line = Line(

@@ -215,6 +215,7 @@ async def attach_kernel(
     timeout: float | None = 60,
     resume_after: int | None = None,
     on_message: MessageHandler | None = None,
+    counts_as_reader: bool = True,
 ) -> tuple[KernelManager | None, KernelClient]:
     """Find a running kernel again, and wait until it answers.
 
@@ -225,6 +226,8 @@ async def attach_kernel(
         resume_after: the ``journal_position`` of a former client: what the kernel has said after that
             is handed on first, to ``on_message``.
         on_message: called with each message of any channel, from the first on.
+        counts_as_reader: whether what the client is told counts as read by somebody; see
+            :class:`KernelClient`.
 
     Returns:
         The manager, and a client that is ready.  To leave the kernel alone again, close the client:
@@ -242,7 +245,13 @@ async def attach_kernel(
     record = find_record(kernel) if isinstance(kernel, str) else kernel
     _check_reachable(record)
     info, manager = await (finder or KernelFinder.from_entrypoints()).attach(record)
-    client = KernelClient(info, manager=manager, resume_after=resume_after, on_message=on_message)
+    client = KernelClient(
+        info,
+        manager=manager,
+        resume_after=resume_after,
+        on_message=on_message,
+        counts_as_reader=counts_as_reader,
+    )
     try:
         await client.wait_for_ready(timeout)
     except BaseException:
@@ -400,6 +409,7 @@ def attach_kernel_blocking(
     timeout: float | None = 60,
     resume_after: int | None = None,
     on_message: MessageHandler | None = None,
+    counts_as_reader: bool = True,
 ) -> tuple[BlockingKernelManager | None, BlockingKernelClient]:
     """Find a running kernel again, and wait until it answers, without an event loop.
 
@@ -416,6 +426,7 @@ def attach_kernel_blocking(
                 timeout=timeout,
                 resume_after=resume_after,
                 on_message=on_message,
+                counts_as_reader=counts_as_reader,
             )
         )
 

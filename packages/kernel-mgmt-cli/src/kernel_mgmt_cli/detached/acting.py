@@ -28,7 +28,7 @@ async def _interrupt(record: KernelRecord) -> None:
     connection_info, manager = await reach(record)
     await _check_that_it_lives(record, manager)
     # The client, and not the manager: some types want a message.
-    async with KernelClient(connection_info, manager=manager) as client:
+    async with KernelClient(connection_info, manager=manager, counts_as_reader=False) as client:
         await client.interrupt()
 
 

@@ -92,13 +92,20 @@ class JournalLine:
         user: is told what comes.
         resume_after: the number of the last message that was handled; None for what is said from
             now on.
+        reads: whether what is acknowledged counts as read by somebody.
     """
 
     #: Whether all that the kernel says is read, also what it said while nobody was connected.
     keeps_all = True
 
     def __init__(
-        self, info: ConnectionInfo, link: Link | None, user: LineUser, resume_after: int | None
+        self,
+        info: ConnectionInfo,
+        link: Link | None,
+        user: LineUser,
+        resume_after: int | None,
+        *,
+        reads: bool = True,
     ) -> None:
         self._info = info
         self._user = user
@@ -107,7 +114,7 @@ class JournalLine:
         #: Verifies what the journal brings, which may have come over its own channel before.
         self._record_session = Session(info.key, info.signature_scheme)
         self.outbox = Outbox()
-        self._reader = Reader(resume_after)
+        self._reader = Reader(resume_after, reads=reads)
         self._journal: JournalConnection | None = None
         self._channels: dict[str, Channel] = {}
         self.heartbeat: Heartbeat | None = None

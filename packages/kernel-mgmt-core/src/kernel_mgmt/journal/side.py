@@ -34,6 +34,7 @@ class JournalSide:
         info: where the kernel is.
         link: the connection that leads to its machine, if any.
         resume_after: see :class:`JournalLine`.
+        reads: likewise.
     """
 
     def __init__(
@@ -42,9 +43,11 @@ class JournalSide:
         info: ConnectionInfo,
         link: Link | None,
         resume_after: int | None,
+        *,
+        reads: bool = True,
     ) -> None:
         self._client = client
-        self.line = JournalLine(info, link, self, resume_after)
+        self.line = JournalLine(info, link, self, resume_after, reads=reads)
         #: The highest numbers of kernels that were told to have died, and to be ready.
         self._died = 0
         self._ready = 0
