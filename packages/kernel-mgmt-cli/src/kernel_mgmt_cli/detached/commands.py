@@ -24,6 +24,10 @@ there, Ctrl-\\ and SIGTERM; the kernel runs on."""
 _LOGS_EPILOG = """Exit code: 0, with -f when the kernel was stopped; 125 when there is no such kernel
 or no log. 130 for Ctrl-C, 141 when nobody reads the output any more."""
 
+_EXPORT_EPILOG = """Exit code: 0; 2 for wrong usage, also when FILE is there already; 125 when there is
+no such kernel, no journal of it, or FILE cannot be written. 130 for Ctrl-C, 141 when nobody reads
+standard output any more."""
+
 _ACTION_EPILOG = """Exit code: 0 when it is done; 2 for wrong usage; 125 when it could not be done, for
 one kernel at least; 126 when the kernel is dead."""
 
@@ -37,6 +41,7 @@ def add_detached_commands(app: typer.Typer) -> None:
     app.command("ps")(_ps)
     app.command("attach", epilog=_ATTACH_EPILOG)(_attach)
     app.command("logs", epilog=_LOGS_EPILOG)(_logs)
+    app.command("export", epilog=_EXPORT_EPILOG)(_export)
     app.command("interrupt", epilog=_ACTION_EPILOG)(_interrupt)
     app.command("restart", epilog=_ACTION_EPILOG)(_restart)
     app.command("stop", epilog=_ACTION_EPILOG)(_stop)
@@ -164,6 +169,26 @@ def _logs(
     from .logs import show_logs
 
     show_logs(kernel, lines=lines, follow=follow)
+
+
+def _export(
+    kernel: Id,
+    output: Annotated[
+        str,
+        typer.Option("--output", "-o", metavar="FILE", help="The notebook; - is standard output."),
+    ],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace FILE when it is there already.")
+    ] = False,
+) -> None:
+    """Make a notebook of what ran in a kernel that runs on, and of what it put out.
+
+    That is all that its journal has kept, whoever ran it; also when the kernel is busy, or its nanny
+    was killed less than a day ago: then by its id.
+    """
+    from .exporting import export
+
+    export(kernel, output, force=force)
 
 
 def _interrupt(kernel: Id) -> None:

@@ -12,7 +12,7 @@ from kernel_mgmt.records import DEAD, ELSEWHERE, find_record, record_state
 from ..errors import KERNEL_DIED, KERNEL_MGMT_FAILED, CommandError
 from .words import label
 
-__all__ = ["find_here", "manager_of", "reach", "reaching"]
+__all__ = ["check_that_it_is_here", "find_here", "manager_of", "reach", "reaching"]
 
 
 def find_here(kernel_id: str) -> KernelRecord:
@@ -26,20 +26,28 @@ def find_here(kernel_id: str) -> KernelRecord:
         CommandError: its nanny has ended, or it runs on another machine.
     """
     record = find_record(kernel_id)
-    state = record_state(record)
-    if state == ELSEWHERE:
-        where = record.machine.get("host") or "another machine"
-        raise CommandError(
-            f"the kernel {label(record)} runs on {where}; run the command there.",
-            KERNEL_MGMT_FAILED,
-        )
-    if state == DEAD:
+    check_that_it_is_here(record)
+    if record_state(record) == DEAD:
         raise CommandError(
             f"the kernel {label(record)} is dead, and so is its nanny; 'kernel-mgmt gc' removes "
             "what they left.",
             KERNEL_DIED,
         )
     return record
+
+
+def check_that_it_is_here(record: KernelRecord) -> None:
+    """Make sure that a kernel, dead or alive, is not one of another machine.
+
+    Raises:
+        CommandError: it is.
+    """
+    if record_state(record) == ELSEWHERE:
+        where = record.machine.get("host") or "another machine"
+        raise CommandError(
+            f"the kernel {label(record)} runs on {where}; run the command there.",
+            KERNEL_MGMT_FAILED,
+        )
 
 
 async def manager_of(record: KernelRecord) -> KernelManager:

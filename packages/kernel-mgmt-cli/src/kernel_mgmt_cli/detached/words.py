@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from kernel_mgmt import KernelRecord
 
-__all__ = ["ago", "duration", "label", "percent", "short_ids", "size"]
+__all__ = ["ago", "duration", "label", "percent", "quantity", "short_ids", "size"]
 
 #: So many characters of an id are shown at least.
 _SHORT = 8
@@ -42,6 +42,13 @@ def size(count: int | None) -> str:
     if count < 1024**3:
         return f"{count / 1024**2:.0f} MiB"
     return f"{count / 1024**3:.1f} GiB"
+
+
+def quantity(count: int) -> str:
+    """Give a number of bytes, which may be few, in a unit that suits it."""
+    if count < 1024:
+        return f"{count} bytes" if count != 1 else "1 byte"
+    return f"{count / 1024:.0f} KiB" if count < 1024**2 else size(count)
 
 
 def percent(value: float | None) -> str:
