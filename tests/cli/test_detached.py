@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shlex
@@ -17,7 +18,8 @@ from command_line import COMMAND, Distribution, InTerminal, Kept, Ps, Run
 from fake_nanny import FakeNanny, nanny_connection
 from kernel_mgmt import ConnectionInfo, KernelRecord
 from kernel_mgmt.machine import this_machine
-from kernel_mgmt.records import write_record
+from kernel_mgmt.nanny_client.manager import manager_for
+from kernel_mgmt.records import read_record, record_path, write_record
 from pseudo_terminal import PseudoTerminal
 from waiting import eventually_sync
 
@@ -81,6 +83,27 @@ def test_from_start_to_stop(run: Run, kept: Kept, ps: Ps, records: Path, tmp_pat
     assert not psutil.pid_exists(known["kernel_pid"])
     assert ps() == []
     assert not [*records.glob("kernel-*")]
+
+
+def test_the_journal_of_a_kernel(run: Run, kept: Kept, records: Path, echo: str) -> None:
+    """How much is kept of what a kernel says is what start was told."""
+
+    def journal(kernel_id: str) -> object:
+        info = read_record(record_path(records, kernel_id)).connection_info
+        return asyncio.run(manager_for(info).info())["journal"]
+
+    limited = journal(kept("--journal-limit", "64K"))
+    assert isinstance(limited, dict)
+    assert limited["limit"] == 65536
+    assert journal(kept("--no-journal")) is None
+    result = run("start", echo, "--journal-limit", "64K", "--no-journal")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        "error: there is both --journal-limit and --no-journal; give one of them.\n"
+    )
+    result = run("start", echo, "--journal-limit", "much")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: --journal-limit 'much' is no size; ")
 
 
 def test_start_in_a_terminal_says_how_to_go_on(

@@ -120,6 +120,17 @@ def test_a_kernel_that_has_left_no_journal(run: Run, kept: Kept, ps: Ps, records
     )
 
 
+def test_a_kernel_without_a_journal(run: Run, kept: Kept) -> None:
+    """One that was started so is told of in a sentence."""
+    kernel_id = kept("--no-journal", "--name", "train")
+    result = run("export", "train", "-o", "-")
+    assert (result.returncode, result.stdout) == (125, "")
+    assert result.stderr == (
+        f"error: nothing has kept what the kernel {kernel_id} (train) has said: it has no nanny "
+        "with a journal.\n"
+    )
+
+
 def test_what_is_not_there(run: Run, records: Path) -> None:
     """A kernel that nobody knows is told of as everywhere."""
     result = run("export", "nobody", "-o", "-")

@@ -81,12 +81,28 @@ def _start(
             help="Stop the kernel, whatever it runs, when nothing has been attached for so long.",
         ),
     ] = None,
+    journal_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="How much of what the kernel says is kept on disk: bytes, or as in 256M, which is "
+            "the default; with 0 the last is kept in memory alone.",
+        ),
+    ] = None,
+    no_journal: Annotated[
+        bool,
+        typer.Option(
+            "--no-journal",
+            help="Keep nothing of what the kernel says; what it says when nobody is there is lost.",
+        ),
+    ] = False,
 ) -> None:
     """Start a kernel that runs on, and print its id.
 
     It survives this command, the terminal and the session, and is started again when it dies, until
     'kernel-mgmt stop' ends it.
     """
+    from ..quantities import read_size
     from ..source import read_assignments, read_parameters
 
     environment = read_assignments("--env", env or ())
@@ -101,6 +117,14 @@ def _start(
                 f"{option} {seconds:g} is no time to wait; give a positive number of seconds."
             )
 
+    journal: dict[str, int | None] = {}  # or else core's default
+    if no_journal and journal_limit is not None:
+        raise CommandError("there is both --journal-limit and --no-journal; give one of them.")
+    if no_journal:
+        journal["journal_limit"] = None
+    elif journal_limit is not None:
+        journal["journal_limit"] = read_size("--journal-limit", journal_limit)
+
     from .starting import start
 
     start(
@@ -114,6 +138,7 @@ def _start(
         idle_timeout=idle_timeout,
         unattended_timeout=unattended_timeout,
         startup_timeout=timeout,
+        **journal,
     )
 
 
