@@ -232,8 +232,8 @@ async def test_a_kernel_whose_lease_is_over_is_ended_by_who_clears_up(
 async def test_a_kernel_can_be_started_detached_and_found_by_its_name(
     config: Config, finder: KernelFinder, image: str, nothing_left: object
 ) -> None:
-    """It needs no nanny to live on; what a nanny alone can do is refused."""
-    config("k", image=image, argv=ECHO)
+    """It needs no nanny to live on; what a nanny alone can do is refused where there is none."""
+    config("k", image=image, argv=ECHO, journal=False)
     record = await start_detached("docker/k", name="mine", finder=finder)
     assert record in running_kernels()
     assert record.name == "mine"
@@ -247,7 +247,7 @@ async def test_a_kernel_can_be_started_detached_and_found_by_its_name(
         await start_detached("docker/k", idle_timeout=5, finder=finder)
     with pytest.raises(LaunchError, match="no nanny that would end it by 'unattended_timeout'"):
         await start_detached("docker/k", unattended_timeout=5, finder=finder)
-    config("short", image=image, lease=5)
+    config("short", image=image, lease=5, journal=False)
     with pytest.raises(LaunchError, match="may not set lease"):
         await start_detached("docker/short", lease=6, finder=finder)
     # The manager that start_detached has dropped lets go of the engine when it is collected.

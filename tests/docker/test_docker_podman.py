@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,14 @@ import docker
 import pytest
 from container_code import run
 from docker.errors import APIError
-from kernel_mgmt import ExitStatus, KernelClient, KernelFinder, KernelRestarter
+from kernel_mgmt import (
+    ExitStatus,
+    KernelClient,
+    KernelFinder,
+    KernelRestarter,
+    RemoteKernelManager,
+)
+from kernel_mgmt.detached import attach_kernel, start_detached
 from kernel_mgmt.records import read_records, records_dir
 from kernel_mgmt_docker.manager import _has_ended
 from podmans import podman_service
@@ -140,6 +149,31 @@ async def test_a_kernel_in_podman_is_started_again_where_it_was(
             assert await restarted.manager.wait() == ExitStatus(code=7)
         await restarter.shutdown()
         client.close()
+
+
+async def test_a_kernel_in_podman_is_kept_by_a_nanny(
+    config: Callable[..., None],
+    finder: KernelFinder,
+    image: str,
+    nothing_left: Callable[[], list[str]],
+) -> None:
+    """It is interrupted, started again, and its log is there; a killed nanny leaves no container."""
+    config("k", image=image)
+    record = await start_detached("docker/k", finder=finder)
+    manager, client = await attach_kernel(record, finder=finder)
+    assert isinstance(manager, RemoteKernelManager)
+    await _interrupt(client, manager.interrupt)
+    await manager.restart()
+    await run(client, "import os; os.write(1, b'written to the log')")
+    await eventually(lambda: _has(manager, "written to the log"), 10)
+    client.execute("import os; os._exit(7)")
+    async with asyncio.timeout(20):
+        assert await manager.wait() == ExitStatus(code=7)
+        assert await manager.next_kernel()
+    client.close()
+    os.kill((await manager.info())["nanny_pid"], signal.SIGKILL)
+    await eventually(lambda: not nothing_left(), 20)
+    await eventually(lambda: not read_records()[0])
 
 
 async def test_podman_takes_programs_that_run_beside_the_kernel(

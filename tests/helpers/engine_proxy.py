@@ -75,6 +75,12 @@ class EngineProxy:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
 
+    def cut(self) -> None:
+        """End all connections; new ones are taken."""
+        for one in list(self._open):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """End all connections, and the threads."""
         with contextlib.suppress(OSError):

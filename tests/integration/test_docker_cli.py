@@ -72,19 +72,36 @@ def test_one_run(box: str) -> None:
 
 
 def test_a_kernel_that_runs_on(box: str) -> None:
-    """It is started, seen, keeps its variables, and leaves nothing when it is stopped."""
+    """It is seen, keeps its variables, is started again, and leaves nothing when it is stopped."""
     kernel_id = shown("start", box, "--name", "boxed").strip()
     try:
         (known,) = json.loads(shown("ps", "--json"))
-        assert (known["name"], known["state"]) == ("boxed", "running")
-        assert len(containers_of(kernel_id)) == 1
+        assert (known["name"], known["state"]) == ("boxed", "idle")
+        (first,) = containers_of(kernel_id)
         assert shown("run", "--on", "boxed", "-c", "n = 41") == ""
         assert "42" in shown("run", "--on", kernel_id[:6], "-c", "print(n + 1)")
+        assert "--existing" in shown("logs", "boxed")
+        shown("interrupt", "boxed")
+        shown("restart", "boxed")
+        (second,) = containers_of(kernel_id)
+        assert second != first
     finally:
         stopped = shown("stop", "boxed")
     assert stopped == f"stopped {kernel_id} (boxed)\n"
     assert containers_of(kernel_id) == []
     assert json.loads(shown("ps", "--json")) == []
+
+
+def test_a_kernel_that_runs_on_without_a_nanny(box: str) -> None:
+    """Its container alone keeps it, as far as a container can."""
+    kernel_id = shown("start", box, "--name", "boxed", "--param", "journal=false").strip()
+    try:
+        (known,) = json.loads(shown("ps", "--json"))
+        assert (known["state"], known["nanny_pid"]) == ("running", None)
+        assert "has no nanny" in run("restart", "boxed").stderr
+    finally:
+        shown("stop", "boxed")
+    assert containers_of(kernel_id) == []
 
 
 def test_mistakes(box: str) -> None:

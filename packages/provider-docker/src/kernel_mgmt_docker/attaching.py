@@ -37,11 +37,14 @@ async def attach(record: KernelRecord) -> Launched:
             more, the labels tell which one it is.
 
     Returns:
-        How to reach the kernel, and its manager, which knows whether it is alive.
+        How to reach the kernel, and its manager, which knows whether it is alive; no manager where a
+        nanny is in front of it.
 
     Raises:
         LaunchError: the engine cannot be asked, or has no container of that kernel.
     """
+    if "nanny" in record.manager:
+        return Launched(record.connection_info, None)  # a nanny keeps it, and knows all of it
     details = record.manager.get("docker")
     if not isinstance(details, Mapping):
         raise LaunchError(

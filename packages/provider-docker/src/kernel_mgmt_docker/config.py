@@ -99,6 +99,8 @@ class DockerKernel:
         allow: what ``launch_params`` may set to anything, by its key.
         lease: seconds from its start, or from when that was asked for anew, after which whoever clears
             up ends it; 0 for ever.
+        journal: whether a nanny on this machine keeps it, and what it says; None for where it is
+            started to outlive its application.
     """
 
     name: str
@@ -122,6 +124,7 @@ class DockerKernel:
     interrupt_mode: str = "signal"
     allow: tuple[str, ...] = ()
     lease: float = 0.0
+    journal: bool | None = None
 
     def kernel_type(self) -> KernelType:
         """Give the kernel type, whose metadata have all of this."""
@@ -510,6 +513,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "interrupt_mode": _one_of("signal", "message"),
     "allow": _allow,
     "lease": _seconds,
+    "journal": _flag,
 }
 
 _KEYS = [*_READERS, "mounts"]

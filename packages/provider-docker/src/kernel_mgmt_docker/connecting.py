@@ -117,9 +117,11 @@ class Reaching(ABC):
         request: for whom.
         facts: of the engine.
         encrypted: whether the kernel can and shall encrypt its channels.
+        keeps_files: whether the directory of given sockets is somebody else's, who removes it.
 
     Attributes:
         how: ``ipc``, ``tcp`` or ``relay``.
+        encrypted: whether fresh endpoints have keys for that.
         inside: what the kernel's connection file says.
         outside: how clients of this machine reach it; None before :meth:`connect` where the engine
             chooses.
@@ -132,10 +134,18 @@ class Reaching(ABC):
     how = ""
 
     def __init__(
-        self, kernel: DockerKernel, request: LaunchRequest, facts: EngineFacts, *, encrypted: bool
+        self,
+        kernel: DockerKernel,
+        request: LaunchRequest,
+        facts: EngineFacts,
+        *,
+        encrypted: bool,
+        keeps_files: bool = False,
     ) -> None:
         self._kernel = kernel
         self._facts = facts
+        self._keeps_files = keeps_files
+        self.encrypted = encrypted
         self._given = request.connection_info
         self._common = {
             "kernel_name": request.kernel_type.name,
@@ -242,9 +252,15 @@ class Ipc(Reaching):
     how = "ipc"
 
     def __init__(
-        self, kernel: DockerKernel, request: LaunchRequest, facts: EngineFacts, *, encrypted: bool
+        self,
+        kernel: DockerKernel,
+        request: LaunchRequest,
+        facts: EngineFacts,
+        *,
+        encrypted: bool,
+        keeps_files: bool = False,
     ) -> None:
-        super().__init__(kernel, request, facts, encrypted=encrypted)
+        super().__init__(kernel, request, facts, encrypted=encrypted, keeps_files=keeps_files)
         self.connection_file = f"{PLACE}/{_FILE_NAME}"
         self._directory: Path | None = None
 
@@ -313,7 +329,7 @@ class Ipc(Reaching):
 
     async def close(self) -> None:
         """See :class:`Reaching`."""
-        if self.outside is not None:
+        if self.outside is not None and not self._keeps_files:
             _remove_sockets(self.outside)
 
 
@@ -359,10 +375,16 @@ class Relayed(Reaching):
     how = "relay"
 
     def __init__(
-        self, kernel: DockerKernel, request: LaunchRequest, facts: EngineFacts, *, encrypted: bool
+        self,
+        kernel: DockerKernel,
+        request: LaunchRequest,
+        facts: EngineFacts,
+        *,
+        encrypted: bool,
+        keeps_files: bool = False,
     ) -> None:
         # What the streams of an exec go over is encrypted, where it leaves the machine.
-        super().__init__(kernel, request, facts, encrypted=False)
+        super().__init__(kernel, request, facts, encrypted=False, keeps_files=keeps_files)
         self._relay: Relay | None = None
 
     async def prepare(self) -> None:
@@ -405,7 +427,7 @@ class Relayed(Reaching):
         relay, self._relay = self._relay, None
         if relay is not None:
             await finish(relay.close())
-        if self.outside is not None:
+        if self.outside is not None and not self._keeps_files:
             _remove_sockets(self.outside)
 
 
@@ -429,7 +451,12 @@ class _Known(Reaching):
 
 
 def choose_reaching(
-    kernel: DockerKernel, request: LaunchRequest, facts: EngineFacts, *, encrypted: bool = False
+    kernel: DockerKernel,
+    request: LaunchRequest,
+    facts: EngineFacts,
+    *,
+    encrypted: bool = False,
+    keeps_files: bool = False,
 ) -> Reaching:
     """Give the best way that works to reach a kernel.
 
@@ -438,6 +465,7 @@ def choose_reaching(
         request: its ``connection_info``, when given, is used again.
         facts: of the engine.
         encrypted: whether the kernel can and shall encrypt its channels where they are TCP.
+        keeps_files: whether the directory of given sockets is somebody else's, who removes it.
 
     Raises:
         LaunchError: the one that is asked for cannot work (phase ``resolve``).
@@ -455,7 +483,7 @@ def choose_reaching(
                 obstacles[how] = f"the given connection_info has transport {given.transport!r}"
     chosen, reason = _choose(kernel.connect, obstacles, refused=given is not None)
     logger.info("%s is reached by %s: %s.", kernel.name, chosen, reason)
-    return _WAYS[chosen](kernel, request, facts, encrypted=encrypted)
+    return _WAYS[chosen](kernel, request, facts, encrypted=encrypted, keeps_files=keeps_files)
 
 
 def _choose(wanted: str, obstacles: Mapping[str, str], *, refused: bool) -> tuple[str, str]:

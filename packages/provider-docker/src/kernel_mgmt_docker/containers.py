@@ -31,6 +31,7 @@ __all__ = [
     "labels",
     "lease_ends",
     "log_lines",
+    "of_kernel",
     "owner",
     "read_state",
     "remove",
@@ -116,12 +117,14 @@ def _amount(size: float) -> str:
 # -- making -----------------------------------------------------------------------------------
 
 
-def labels(kernel_id: str, type_id: str, lease: float, name: str = "") -> dict[str, str]:
-    """Give the labels for a kernel's container."""
+def labels(
+    kernel_id: str, type_id: str, lease: float, name: str = "", whose: str = ""
+) -> dict[str, str]:
+    """Give the labels for a kernel's container, whose owner is by default this process's."""
     given = {
         LABEL_ID: kernel_id,
         LABEL_TYPE: type_id,
-        LABEL_OWNER: owner(),
+        LABEL_OWNER: whose or owner(),
         LABEL_CREATED: f"{time.time():.3f}",
         LABEL_LEASE: f"{lease:.15g}",
     }
@@ -189,6 +192,18 @@ def find(api: docker.APIClient, kernel_id: str) -> Mapping[str, Any] | None:
             inspected: Mapping[str, Any] = api.inspect_container(container["Id"])
             return inspected
     return None
+
+
+def of_kernel(api: docker.APIClient, kernel_id: str, whose: str) -> list[str]:
+    """Give the ids of all containers of a kernel, running or not.
+
+    Args:
+        api: docker-py's client.
+        kernel_id: the kernel's id.
+        whose: its owner: somebody else's may have the same.
+    """
+    filters = {"label": [f"{LABEL_ID}={kernel_id}", f"{LABEL_OWNER}={whose}"]}
+    return [str(entry["Id"]) for entry in api.containers(all=True, filters=filters)]
 
 
 # -- removing ---------------------------------------------------------------------------------

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import posixpath
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from docker.errors import APIError, DockerException
@@ -37,12 +40,14 @@ from .images import can_encrypt, provide_image
 from .manager import DockerKernelManager
 from .profile import check_mounts, container_options
 
-__all__ = ["engine_facts", "kernel_of", "launch"]
+__all__ = ["ContainerLaunch", "check_id", "choose", "engine_facts", "kernel_of", "launch"]
 
 logger = logging.getLogger("kernel_mgmt.docker")
 
 #: How many lines of a container's output an error has.
 _TAIL = 50
+#: How long the engine may take to tell that a container has ended, in seconds.
+_TELLING = 0.5
 
 
 async def launch(request: LaunchRequest) -> Launched:
@@ -55,10 +60,15 @@ async def launch(request: LaunchRequest) -> Launched:
         LaunchError: it cannot be launched; nothing of it is left.
     """
     kernel = _leased(kernel_of(request), request)
+    if _has_nanny(kernel, request):
+        from .keeping import launch_under_nanny
+
+        return await launch_under_nanny(request, kernel)
+    _check_limits(request)
     request.progress("connect", "Connecting to the container engine")
     try:
         engine = await Engine.connect()
-        attempt = _Launch(request, kernel, engine)
+        attempt = _RecordedLaunch(request, kernel, engine)
         try:
             return await attempt.run()
         except BaseException:
@@ -85,24 +95,54 @@ def kernel_of(request: LaunchRequest) -> DockerKernel:
 
 
 def _leased(kernel: DockerKernel, request: LaunchRequest) -> DockerKernel:
-    """Give a kernel with the lease of a launch; it outlives this process by itself.
+    """Give a kernel with the lease of a launch.
 
     Raises:
-        LaunchError: it cannot have a limit without a nanny, or the lease is longer than that of the
-            configuration (phase ``resolve``).
+        LaunchError: the lease is longer than that of the configuration (phase ``resolve``).
+    """
+    nanny = request.nanny
+    if nanny is None or nanny.lease is None:
+        return kernel
+    return kernel.narrowed({"lease": nanny.lease})
+
+
+def _has_nanny(kernel: DockerKernel, request: LaunchRequest) -> bool:
+    """Tell whether a nanny is put in front of a kernel; by default where it can keep a journal.
+
+    Raises:
+        LaunchError: there shall be one, and cannot (phase ``resolve``).
+    """
+    can = hasattr(os, "fork")
+    if kernel.journal is None:
+        return can and request.nanny is not None and request.nanny.journal_limit is not None
+    if kernel.journal and not can:
+        raise LaunchError(
+            "journal = true cannot work: nothing here could remove the container of a nanny that was "
+            "killed.",
+            phase="resolve",
+            advice="Leave 'journal' out, or launch the kernel from Linux or macOS.",
+        )
+    return kernel.journal
+
+
+def _check_limits(request: LaunchRequest) -> None:
+    """Refuse for a kernel without a nanny, which lives on by itself, what a nanny alone can do.
+
+    Raises:
+        LaunchError: it shall be ended by something that nobody would notice (phase ``resolve``).
     """
     nanny = request.nanny
     if nanny is None:
-        return kernel
+        return
     for limit in ("idle_timeout", "unattended_timeout"):
         if getattr(nanny, limit) is not None:
             raise LaunchError(
-                f"A kernel in a container has no nanny that would end it by {limit!r}.",
+                f"A kernel in a container has no nanny that would end it by {limit!r}, unless it has "
+                "journal = true.",
                 phase="resolve",
-                advice=f"Leave {limit!r} out, and stop the kernel yourself.",
+                advice=f"Leave {limit!r} out, or set 'journal' to true.",
             )
     logger.info("Kernel %s is not started again when it dies: no nanny does.", request.kernel_id)
-    return kernel if nanny.lease is None else kernel.narrowed({"lease": nanny.lease})
 
 
 async def engine_facts(engine: Engine) -> EngineFacts:
@@ -121,19 +161,74 @@ async def engine_facts(engine: Engine) -> EngineFacts:
     return EngineFacts(engine.api, engine.socket_path, info)
 
 
-class _Launch:
-    """One launch, and what must be undone when it fails."""
+async def choose(
+    kernel: DockerKernel,
+    request: LaunchRequest,
+    facts: EngineFacts,
+    engine: Engine,
+    image: Mapping[str, Any],
+    *,
+    keeps_files: bool = False,
+) -> Reaching:
+    """Choose how a kernel is reached, encrypted where that leaves the container and the kernel can.
 
-    def __init__(self, request: LaunchRequest, kernel: DockerKernel, engine: Engine) -> None:
+    Args:
+        kernel: what is launched.
+        request: for whom; given endpoints are encrypted or not.
+        facts: of the engine.
+        engine: which one.
+        image: what the engine knows of the kernel's image.
+        keeps_files: as for :func:`.connecting.choose_reaching`.
+
+    Raises:
+        LaunchError: there is no way (phase ``resolve``).
+    """
+    reaching = choose_reaching(kernel, request, facts, keeps_files=keeps_files)
+    if (
+        reaching.how == "tcp"
+        and request.connection_info is None
+        and await can_encrypt(engine, kernel, image)
+    ):
+        reaching = choose_reaching(kernel, request, facts, encrypted=True)
+    return reaching
+
+
+class ContainerLaunch:
+    """One launch of a container, and what must be undone when it fails.
+
+    Args:
+        request: what to launch.
+        kernel: the same, as its configuration and its parameters say.
+        engine: where; it is let go of at the end.
+        whose: the owner for the labels; by default this process's user.
+        called: what people call the kernel.
+    """
+
+    #: Further labels for the container.
+    _labels: Mapping[str, str] = MappingProxyType({})
+    #: Whether the directory of the sockets is somebody else's to remove.
+    _keeps_files = False
+    #: Where the record is; None when somebody else keeps it.
+    _records: Path | None = None
+    #: The file by which other clients find the kernel; None when somebody else has told them.
+    _file: Path | None = None
+
+    def __init__(
+        self,
+        request: LaunchRequest,
+        kernel: DockerKernel,
+        engine: Engine,
+        *,
+        whose: str = "",
+        called: str = "",
+    ) -> None:
         self._request = request
         self._kernel = kernel
         self._engine = engine
+        self._whose = whose
+        self._called = called
         self._reaching: Reaching | None = None
-        self._records = records_dir()
-        self._recorded = False
-        #: By which other clients find it.
-        self._file = Path(jupyter_runtime_dir(), f"kernel-{request.kernel_id}.json")
-        self._announced = False
+        self._noted = False
         #: By which it can be found before the engine has told an id.
         self._name = f"kernel-mgmt-{_name_part(request.kernel_id)}-{secrets.token_hex(4)}"
         self._container = ""
@@ -141,25 +236,33 @@ class _Launch:
         self._started = time.time()
 
     async def run(self) -> Launched:
+        """Do it; returns when the kernel's sockets accept connections.
+
+        Raises:
+            LaunchError: why it cannot be done; :meth:`undo` is to be called.
+            DockerProblem: likewise.
+        """
         kernel, request, engine = self._kernel, self._request, self._engine
         facts = await engine_facts(engine)
         check_mounts(kernel.mounts, engine.socket_path, local=not facts.obstacle_to_sharing())
         image = await provide_image(
             engine, kernel.image, kernel.pull, functools.partial(request.progress, "pull")
         )
-        reaching = await self._choose(facts, image)
+        reaching = await choose(
+            kernel, request, facts, engine, image, keeps_files=self._keeps_files
+        )
         request.progress("start", f"Starting {request.kernel_type.display_name or kernel.name}")
-        self._check_id()
+        await self._check_id()
         self._reaching = reaching
         await reaching.prepare()
-        self._write_record(reaching.outside or reaching.inside)
+        self._noted = True
+        self._note(reaching.outside or reaching.inside)
         await self._make(reaching, image, podman=facts.is_podman)
         await self._start()
         info = await self._connect(reaching)
         await self._listening(reaching)
         await reaching.seal(self._container)
         self._announce(info)
-        self._write_record(info)
         assert self._manager is not None
         return Launched(info, self._manager)
 
@@ -167,16 +270,15 @@ class _Launch:
         """Remove all that there is by now."""
         engine = self._engine
         try:
-            if self._recorded:
+            if self._noted:
                 await self._remove_container()
-            if self._announced:
-                self._file.unlink(missing_ok=True)
+            self._forget_announcement()
             if self._reaching is not None:
                 await self._reaching.close()
-            if self._recorded:
-                remove_record(self._records, self._request.kernel_id)
+            if self._noted:
+                self._forget()
         except (DockerException, DockerProblem, OSError) as error:
-            # The record stays, so that what is left can be found.
+            # What was noted stays, so that what is left can be found.
             logger.warning("Left behind by a launch: container %s: %s", self._name, one_line(error))
         finally:
             if self._container:
@@ -186,34 +288,43 @@ class _Launch:
     async def _remove_container(self) -> None:
         await self._engine.call(remove, self._engine.api, self._container or self._name)
 
-    # -- its steps -------------------------------------------------------------------------
+    # -- how others learn of it ------------------------------------------------------------
 
-    async def _choose(self, facts: EngineFacts, image: Mapping[str, Any]) -> Reaching:
-        kernel, request = self._kernel, self._request
-        reaching = choose_reaching(kernel, request, facts)
-        if (
-            reaching.how == "tcp"
-            and request.connection_info is None
-            and await can_encrypt(self._engine, kernel, image)
-        ):
-            reaching = choose_reaching(kernel, request, facts, encrypted=True)
-        return reaching
+    async def _check_id(self) -> None:
+        """Refuse an id that a kernel has already."""
+
+    def _note(self, info: ConnectionInfo) -> None:
+        """Note how what is made can be found, before there is any of it."""
+
+    def _announce(self, info: ConnectionInfo) -> None:
+        """Tell other clients of this machine of the kernel, which listens."""
+
+    def _forget_announcement(self) -> None:
+        """Take that back."""
+
+    def _forget(self) -> None:
+        """Take back what was noted: nothing is there any more."""
+
+    # -- its steps -------------------------------------------------------------------------
 
     async def _make(self, reaching: Reaching, image: Mapping[str, Any], *, podman: bool) -> None:
         request, kernel = self._request, self._kernel
-        nanny = request.nanny
         options = container_options(
             kernel,
             user=reaching.user,
             connection_file=reaching.connection_file,
             env=request.env,
             cwd="" if request.cwd is None else str(request.cwd),
-            labels=labels(
-                request.kernel_id,
-                request.kernel_type.id,
-                kernel.lease,
-                "" if nanny is None else nanny.name,
-            ),
+            labels={
+                **labels(
+                    request.kernel_id,
+                    request.kernel_type.id,
+                    kernel.lease,
+                    self._called,
+                    self._whose,
+                ),
+                **self._labels,
+            },
             name=self._name,
             mounts=reaching.mounts,
             ports=reaching.ports,
@@ -250,11 +361,18 @@ class _Launch:
             lease_ends=self._started + self._kernel.lease if self._kernel.lease else None,
         )
 
+    def _details(self) -> dict[str, Any]:
+        return {"name": self._name, "kernel": self._kernel.to_dict()}
+
     async def _connect(self, reaching: Reaching) -> ConnectionInfo:
         try:
             return await reaching.connect(self._container)
         except (LaunchError, DockerException) as error:
-            # Where it has ended already, that is why.
+            # Where it has ended already, that is why; the engine knows before it has told.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TELLING):
+                    assert self._manager is not None
+                    await self._manager.wait()
             await self._check_runs()
             if isinstance(error, DockerException):
                 raise self._refusal(error) from error
@@ -275,12 +393,24 @@ class _Launch:
         tail = await self._engine.call(log_lines, self._engine.api, self._container, _TAIL)
         raise _ended_early(self._kernel, status, tail)
 
-    # -- its record ------------------------------------------------------------------------
+    def _refusal(self, error: DockerException) -> DockerProblem:
+        return _refusal(self._kernel, error)
 
-    def _details(self) -> dict[str, Any]:
-        return {"name": self._name, "kernel": self._kernel.to_dict()}
 
-    def _write_record(self, info: ConnectionInfo) -> None:
+class _RecordedLaunch(ContainerLaunch):
+    """A launch of a kernel that is found by a record, and by a connection file."""
+
+    def __init__(self, request: LaunchRequest, kernel: DockerKernel, engine: Engine) -> None:
+        called = "" if request.nanny is None else request.nanny.name
+        super().__init__(request, kernel, engine, called=called)
+        self._directory = self._records = records_dir()
+        self._path = self._file = Path(jupyter_runtime_dir(), f"kernel-{request.kernel_id}.json")
+        self._announced = False
+
+    async def _check_id(self) -> None:
+        check_id(self._directory, self._request.kernel_id)
+
+    def _note(self, info: ConnectionInfo) -> None:
         request, engine = self._request, self._engine
         manager: Mapping[str, Any]
         if self._manager is not None:
@@ -294,36 +424,43 @@ class _Launch:
             type_id=request.kernel_type.id,
             connection_info=info,
             manager=manager,
-            name="" if request.nanny is None else request.nanny.name,
+            name=self._called,
             started=self._started,
             cwd="" if request.cwd is None else str(request.cwd),
             # Also where the engine is elsewhere: this is where it, and the kernel, can be reached.
             machine=this_machine(),
-            connection_file=self._file,
+            connection_file=self._path,
         )
-        # Before the file is there: what is cut short in the middle is removed all the same.
-        self._recorded = True
-        write_record(self._records, record)
-
-    def _check_id(self) -> None:
-        """Refuse an id that a kernel has already: its record would be lost."""
-        if record_path(self._records, self._request.kernel_id).exists():
-            raise LaunchError(
-                f"There is a kernel with the id {self._request.kernel_id!r} already.",
-                phase="start",
-                advice="Stop it first ('kernel-mgmt gc' removes what a dead one left), or take "
-                "another id.",
-            )
+        write_record(self._directory, record)
 
     def _announce(self, info: ConnectionInfo) -> None:
-        """Write the file by which other clients of this machine find the kernel."""
         with file_errors_as_launch_errors():
-            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            info.write(self._file)
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            info.write(self._path)
         self._announced = True
+        self._note(info)
 
-    def _refusal(self, error: DockerException) -> DockerProblem:
-        return _refusal(self._kernel, error)
+    def _forget_announcement(self) -> None:
+        if self._announced:
+            self._path.unlink(missing_ok=True)
+
+    def _forget(self) -> None:
+        remove_record(self._directory, self._request.kernel_id)
+
+
+def check_id(records: Path, kernel_id: str) -> None:
+    """Refuse an id that a kernel has already: its record would be lost.
+
+    Raises:
+        LaunchError: there is one (phase ``start``).
+    """
+    if record_path(records, kernel_id).exists():
+        raise LaunchError(
+            f"There is a kernel with the id {kernel_id!r} already.",
+            phase="start",
+            advice="Stop it first ('kernel-mgmt gc' removes what a dead one left), or take "
+            "another id.",
+        )
 
 
 def _name_part(kernel_id: str) -> str:

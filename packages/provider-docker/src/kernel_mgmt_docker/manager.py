@@ -74,7 +74,8 @@ class DockerKernelManager(KernelManager):
         pid: of the container's first process, as the engine counts.
         argv0: the program that the kernel is.
         connection_file: by which other clients find it; :meth:`cleanup` removes it.
-        records: the directory with the kernel's record; :meth:`cleanup` removes that.
+        records: the directory with the kernel's record; :meth:`cleanup` removes that. None when it is
+            somebody else's.
         exit_status: how it ended, when that is known already.
         lease_ends: when it may be ended, in seconds since the epoch; None for never.
     """
@@ -90,7 +91,7 @@ class DockerKernelManager(KernelManager):
         pid: int = 0,
         argv0: str = "python3",
         connection_file: Path | None = None,
-        records: Path,
+        records: Path | None,
         exit_status: ExitStatus | None = None,
         lease_ends: float | None = None,
     ) -> None:
@@ -276,7 +277,8 @@ class DockerKernelManager(KernelManager):
                 with suppress(OSError):
                     self.connection_file.unlink()
             await self._reaching.close()
-            remove_record(self._records, self.kernel_id)
+            if self._records is not None:
+                remove_record(self._records, self.kernel_id)
             self._engine.watcher.forget(self._container)
             if self._released.detach():
                 await self._engine.release()
@@ -340,6 +342,8 @@ class DockerKernelManager(KernelManager):
         self._lease_ends = ends
 
     def _write_lease(self, ends: float | None) -> None:
+        if self._records is None:
+            return
         with suppress(FileNotFoundError, BadRecord):  # of a kernel that was cleaned up
             record = read_record(record_path(self._records, self.kernel_id))
             changed = {**record.manager, "lease_ends": ends}

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["widens"]
 
 #: Keys that give no rights: a launch may set them to anything.
-_HARMLESS = frozenset({"language", "display_name", "cwd", "interrupt_mode", "connect"})
+_HARMLESS = frozenset({"language", "display_name", "cwd", "interrupt_mode", "connect", "journal"})
 #: Limits, of which 0 is none at all.
 _LIMITS = frozenset({"cpus", "pids", "lease"})
 
