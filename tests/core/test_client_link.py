@@ -41,10 +41,12 @@ def way() -> Iterator[Way]:
 
 @pytest.fixture
 async def client(way: Way) -> AsyncIterator[KernelClient]:
-    """A client that is ready."""
+    """A client that is ready, and whose manager knows the kernel."""
     manager = RemoteKernelManager(way.info, link=way.link)
     async with KernelClient(way.info, manager=manager) as client:
         await client.wait_for_ready(PATIENCE)
+        # On a busy machine it may not, and would take the next kernel for the one that was there.
+        await eventually(lambda: manager.kernel_number, PATIENCE)
         yield client
 
 
