@@ -23,6 +23,8 @@ _BLOCKING = ("ours, blocking", "jupyter_client, blocking")
 _BUFFER = 100_000_000
 _MESSAGES = 20_000
 _PAGE = 4096
+#: The bound of a journal, as it is by default.
+_JOURNAL = 256 * 1024 * 1024
 _MS = 1000
 _MB = 1_000_000
 #: Seconds that the system gets to clear away killed kernels before the next are launched.
@@ -305,6 +307,66 @@ def nanny(stage: Stage, plan: Plan) -> list[Row]:
     ]
 
 
+def journal(stage: Stage, plan: Plan) -> list[Row]:
+    """Do with a nanny that keeps a journal what is done with one that keeps none; and read it."""
+    with stage.with_journals({"with": _JOURNAL, "without": None}) as workers:
+        _call(workers, 1, "round_trips", plan.batch)
+        trips = _medians(_flat(_call(workers, plan.batches, "round_trips", plan.batch)), _MS)
+        _call(workers, 1, "flood", 1000, read=True)
+        floods = _call(workers, plan.floods, "flood", _MESSAGES, read=True)
+        kept = workers["with"]
+        kept.call("leave")
+        small = _replays(kept, plan, megabytes=20, size=200)
+        large = _replays(kept, plan, megabytes=200, size=_MB)
+        memory = kept.call("put_out", 2000, 100_000)
+        told = kept.call("journal")
+        catching_up = max(
+            median(kept.call("catch_up", after) for _ in range(plan.attaches)) * _MS
+            for after in (told["first"], (told["first"] + told["next"]) // 2, told["next"] - 10)
+        )
+    rates = {who: median(one["received"] / one["seconds"] for one in floods[who]) for who in floods}
+
+    def against(what: str, unit: str, figures: Mapping[str, float], sign: str, limit: float) -> Row:
+        target = Target(sign, limit, of="without")
+        return Row(what, unit, figures["with"], figures["without"], target=target)
+
+    return [
+        against("execute round trip, echo kernel, with a journal", "ms", trips, "≤", 1.1),
+        against(f"{_MESSAGES:,} iopub messages of 200 B, with a journal", "/s", rates, "≥", 0.9),
+        Row(
+            "replay of messages of 200 B",
+            "/s",
+            median(one["messages"] / one["seconds"] for one in small),
+            target=Target("≥", 100_000, of=""),
+        ),
+        Row(
+            "replay of messages of 1 MB",
+            "MB/s",
+            median(one["bytes"] / one["seconds"] / _MB for one in large),
+            target=Target("≥", 300, of=""),
+        ),
+        Row(
+            "a nanny's memory beyond before, at most, while 2 GB come and nobody reads",
+            "MB",
+            (memory["most"] - memory["before"]) / _MB,
+            target=Target("≤", 64 * 1.048576, of=""),
+        ),
+        Row(
+            f"first message of {told['bytes'] // _MB} MB of journal, wherever begun, slowest",
+            "ms",
+            catching_up,
+            target=Target("≤", 50, of=""),
+        ),
+    ]
+
+
+def _replays(kept: Worker, plan: Plan, *, megabytes: int, size: int) -> list[dict[str, Any]]:
+    """Have much printed, and read it some times."""
+    after = kept.call("journal")["next"] - 1
+    kept.call("put_out", megabytes, size)
+    return [kept.call("replay", after) for _ in range(plan.echoes)]
+
+
 def ssh(stage: Stage, plan: Plan) -> list[Row]:
     """Do with a kernel on a host what is done with it through ``ssh -L``."""
     with stage.over_ssh() as (server, workers):
@@ -434,6 +496,7 @@ GROUPS: dict[str, Callable[[Stage, Plan], list[Row]]] = {
         restart,
         inprocess,
         nanny,
+        journal,
         ssh,
         docker,
     )

@@ -87,6 +87,21 @@ class Stage:
             yield direct[contestant], kept
 
     @contextmanager
+    def with_journals(self, limits: Mapping[str, int | None]) -> Iterator[dict[str, Worker]]:
+        """Give one contestant several times, each with a kernel whose nanny keeps another journal.
+
+        Args:
+            limits: how many bytes each may have on disk, or None for no journal, by name.
+        """
+        with ExitStack() as stack:
+            workers = {}
+            for name, limit in limits.items():
+                worker = stack.enter_context(closing(Worker("ours, with journal", self.env)))
+                worker.call("connect_with_journal", limit)
+                workers[name] = worker
+            yield workers
+
+    @contextmanager
     def over_ssh(self) -> Iterator[tuple[SshServer, dict[str, Worker]]]:
         """Give one contestant twice, with one kernel on a host: by our way there, and by ``ssh -L``."""
         with (

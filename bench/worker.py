@@ -19,6 +19,7 @@ CONTESTANTS = {
     "floor": ("floor", "Floor"),
     "ours": ("ours", "Ours"),
     "ours, blocking": ("ours", "OursBlocking"),
+    "ours, with journal": ("journal", "OursWithJournal"),
     "jupyter_client": ("peer", "Peer"),
     "jupyter_client, blocking": ("peer", "PeerBlocking"),
 }

@@ -164,14 +164,16 @@ def unpack(data: Buffer, *, check: bool = True) -> list[Record]:
 
     Args:
         data: whole records, one after the other.
-        check: whether to look at the checksums of the bodies too.
+        check: whether to look at the checksums; not of what came from memory or over a connection.
 
     Returns:
-        the records.  The first five frames of each are bytes, its buffers views of ``data``.
+        the records.  The first five frames of each are bytes, its buffers may be views of ``data``.
 
     Raises:
         MalformedRecord: something in there is no intact record.
     """
+    if not check:
+        return _unpack_trusted(bytes(data))
     view = memoryview(data)
     records = []
     position, end = 0, len(view)
@@ -179,10 +181,34 @@ def unpack(data: Buffer, *, check: bool = True) -> list[Record]:
         head = head_at(view, position)
         if head.end > end:
             raise MalformedRecord(position, "it is not whole")
-        if check and not is_intact(view, head):
+        if not is_intact(view, head):
             raise MalformedRecord(position, "its body is damaged")
         records.append(record_at(view, head))
         position = head.end
+    return records
+
+
+def _unpack_trusted(data: bytes) -> list[Record]:
+    """Take packed records apart whose bytes nothing can have changed; each counts."""
+    records = []
+    position, end = 0, len(data)
+    try:
+        while position < end:
+            magic, _, _, count, number, time, size, channel = _HEAD.unpack_from(data, position)
+            if magic != MAGIC or count > _MOST_FRAMES:
+                raise MalformedRecord(position, "it has no head")
+            at = position + HEAD_SIZE + 8 * count
+            after = at + size
+            frames: list[Buffer] = []
+            for length in _table(count).unpack_from(data, position + HEAD_SIZE):
+                frames.append(data[at : at + length])
+                at += length
+            if at != after or at > end:
+                raise MalformedRecord(position, "it is not whole")
+            records.append(Record(number, time, CHANNEL_NAMES[channel], frames))
+            position = at
+    except (struct.error, KeyError):
+        raise MalformedRecord(position, "its head makes no sense") from None
     return records
 
 
