@@ -342,7 +342,7 @@ def journal(stage: Stage, plan: Plan) -> list[Row]:
         Row(
             "replay of messages of 1 MB",
             "MB/s",
-            median(one["bytes"] / one["seconds"] / _MB for one in large),
+            median(one["messages"] / one["seconds"] for one in large),  # each has one MB
             target=Target("≥", 300, of=""),
         ),
         Row(
