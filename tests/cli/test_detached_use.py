@@ -188,12 +188,14 @@ def test_a_console_goes_on_after_a_restart(in_terminal: InTerminal, run: Run, ke
 
 
 def test_attach_without_a_terminal(run: Run, kept: Kept) -> None:
-    """What there is to see is shown: the state and the last of the log."""
+    """What there is to see is shown: what was missed, the state and the last of the log."""
     kernel_id = kept("--name", "train", "--lease", "500")
     run("run", "--on", "train", "-c", "outside logged")
     result = run("attach", "train")
     assert (result.returncode, result.stderr) == (0, "")
-    facts, _, log = result.stdout.partition("\n\nThe last of its log:\n")
+    missed, _, rest = result.stdout.partition("\n\n")
+    assert missed == "In [1]: outside logged"
+    facts, _, log = rest.partition("\n\nThe last of its log:\n")
     assert log == "logged\n"
     lines = dict(line.split(maxsplit=1) for line in facts.splitlines())
     assert (lines["id"], lines["name"], lines["state"]) == (kernel_id, "train", "idle")

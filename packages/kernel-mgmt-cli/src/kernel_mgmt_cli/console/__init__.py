@@ -45,7 +45,8 @@ def run_console(
         images: a key of :data:`~kernel_mgmt_cli.console.images.PROTOCOLS`, ``file`` to save
             them, or ``auto``.
         launch_options: further arguments of :func:`kernel_mgmt.start_kernel`; for a kernel that
-            runs already ``startup_timeout`` alone.
+            runs already ``startup_timeout`` alone, and for a kept one ``wanted``, which part of
+            what it has said before is shown.
 
     Returns:
         The exit code.

@@ -22,7 +22,9 @@ from kernel_mgmt.errors import (
 from prompt_toolkit.application import in_terminal
 
 from ..errors import CommandError, LogToUser, say
+from ..happenings import is_gap, sentence_of
 from .display import Display
+from .former import FormerCells
 from .history import KernelHistory, history_file
 from .images import Images
 from .kernels import ConsoleKernel, Tell
@@ -40,6 +42,8 @@ _LEAVE = frozenset({"exit", "quit"})
 _IDLE_PATIENCE = 1.0
 #: How long a kernel may take to tell which number its cells are at, in seconds.
 _COUNT_PATIENCE = 1.0
+#: How many messages of the past are shown until others get their turn.
+_TURN = 50
 
 
 class Console:
@@ -59,7 +63,18 @@ class Console:
         self._client = kernel.client
         self._signals = signals
         self._screen = Screen()
-        self._display = Display(self._screen, self._client, images, others=others)
+        #: What is to be shown of the time before this sitting, if that was kept.
+        self._past = kernel.past
+        self._display = Display(
+            self._screen,
+            self._client,
+            images,
+            others=others,
+            former=None if self._past is None else FormerCells(),
+        )
+        #: What has come while the past is being shown; None when it has its turn.
+        self._waiting: list[Message] | None = None if self._past is None else []
+        self._past_cut_short = False
         language = self._client.kernel_info_content.get("language_info") or {}
         self._prompt = CodePrompt(
             self._client,
@@ -94,10 +109,12 @@ class Console:
         """
         self._signals.interrupt = self._on_ctrl_c
         self._client.add_handler(self._on_output, {"iopub"})
+        # What was said up to here was not handed on to that, and is the past; the rest will be.
+        begin = self._client.journal_position
         with keys_kept(), _log_to(self._tell):
             self._greet()
             life = [
-                self._start(self._take_turns()),
+                self._start(self._take_turns(begin)),
                 self._start(self._kernel.watch(self._tell, self._restarted)),
                 self._broken,
             ]
@@ -119,9 +136,43 @@ class Console:
             f"{self._kernel.title}. Tab completes, F1 explains, Ctrl-R searches, Ctrl-D leaves.",
         )
 
+    # -- the past ----------------------------------------------------------------------------
+
+    async def _show_past(self, end: int) -> None:
+        """Show what was said before, up to a number, and then what has come meanwhile."""
+        if self._past is None:
+            return
+        heading = self._past.heading
+        count = 0
+        try:
+            async for message in self._past.messages(end):
+                sentence = sentence_of(message) if message.channel == "nanny" else ""
+                if heading and (sentence or self._shows(message)):
+                    self._tell("journal", heading)
+                    heading = ""
+                if sentence:
+                    self._tell("warning" if is_gap(message) else "hint", sentence)
+                elif message.channel == "iopub":
+                    self._write(functools.partial(self._display.show_past, message))
+                count += 1
+                if count % _TURN == 0:
+                    await asyncio.sleep(0)  # where Ctrl-C is noticed
+                if self._past_cut_short:
+                    self._tell("hint", "The rest is left out; 'attach --all' shows it.")
+                    break
+        except KernelMgmtError as error:
+            self._tell("warning", f"What was said before cannot be shown: {error}")
+        waiting, self._waiting = self._waiting or (), None
+        for message in waiting:
+            self._on_output(message)
+
+    def _shows(self, message: Message) -> bool:
+        return message.channel == "iopub" and self._display.shows(message)
+
     # -- turns -----------------------------------------------------------------------------
 
-    async def _take_turns(self) -> None:
+    async def _take_turns(self, begin: int) -> None:
+        await self._show_past(begin)
         await self._learn_number()
         while not self._left:
             code = await self._read()
@@ -235,6 +286,8 @@ class Console:
     def _on_ctrl_c(self) -> None:
         if at_prompt():
             press_ctrl_c()
+        elif self._waiting is not None:
+            self._past_cut_short = True
         elif self._running is not None:
             self._interrupts += 1
             _ = self._start(self._interrupt(again=self._interrupts > 1))
@@ -265,7 +318,10 @@ class Console:
     # -- what comes --------------------------------------------------------------------------
 
     def _on_output(self, message: Message) -> None:
-        self._write(lambda: self._display.show(message))
+        if self._waiting is not None:
+            self._waiting.append(message)
+        else:
+            self._write(lambda: self._display.show(message))
 
     def _tell(self, kind: str, sentence: str) -> None:
         def tell() -> None:

@@ -10,6 +10,7 @@ from kernel_mgmt import KernelClient, Message
 
 from ..errors import wants_colour
 from ..output import without_colours
+from .former import FormerCells
 from .images import Images
 from .mime import image_of, text_of
 from .screen import Mark, Screen
@@ -28,10 +29,18 @@ class Display:
         client: tells whose output a message is.
         images: shows or saves images.
         others: whether the code and the output of the kernel's other clients are shown, too.
+        former: knows which cells of others ran before; None where that is not known. Their output
+            goes on being shown.
     """
 
     def __init__(
-        self, screen: Screen, client: KernelClient, images: Images, *, others: bool
+        self,
+        screen: Screen,
+        client: KernelClient,
+        images: Images,
+        *,
+        others: bool,
+        former: FormerCells | None = None,
     ) -> None:
         #: The number of the latest cell, whoever ran it; None when it is not known.
         self.execution_count: int | None = None
@@ -39,6 +48,7 @@ class Display:
         self._client = client
         self._images = images
         self._others = others
+        self._former = former
         self._colour = wants_colour(sys.stdout)
         #: Where the output of the running cell begins.
         self._begin = screen.mark()
@@ -70,28 +80,54 @@ class Display:
             BrokenPipeError: the terminal is gone.
             CommandError: likewise.
         """
-        show = self._show.get(message.msg_type)
-        if show is None:
-            return
         ours = self._is_ours(message)
+        goes_on = not ours and self._former is not None and self._former.includes(message)
+        if not self.shows(message):
+            return
         if message.msg_type == "execute_input":
-            count = message.content.get("execution_count")
-            self.execution_count = count if isinstance(count, int) else None
+            self._take_number(message)
             if ours:  # it was typed here
                 return
-        if not ours and not self._others:
+        if ours or goes_on or self._others:
+            self._show_any(message, ours=ours or goes_on)
+
+    def show_past(self, message: Message) -> None:
+        """Show a message from before, whoever asked for it; its code as well.
+
+        Raises:
+            BrokenPipeError: the terminal is gone.
+            CommandError: likewise.
+        """
+        if self._former is not None:
+            self._former.note(message)
+        if not self.shows(message):
             return
+        self._show_any(message, ours=True)
+        if message.msg_type == "execute_input":
+            self._take_number(message)
+            self.begin()
+
+    def shows(self, message: Message) -> bool:
+        """Tell whether a message is of a kind that shows something."""
+        return message.msg_type in self._show
+
+    def _take_number(self, message: Message) -> None:
+        count = message.content.get("execution_count")
+        self.execution_count = count if isinstance(count, int) else None
+
+    def _show_any(self, message: Message, *, ours: bool) -> None:
         if message.msg_type != "clear_output":
             if self._clear_later:
                 self._clear_now()
             self._begin_output(message, ours=ours)
-        show(message)
+        self._show[message.msg_type](message)
 
     def show_error(self, message: Message) -> None:
         """Show an ``error``, or the reply that tells of one."""
         content = message.content
         traceback = content.get("traceback") or [f"{content.get('ename')}: {content.get('evalue')}"]
-        text = "\n".join(str(line) for line in traceback)
+        lines = traceback if isinstance(traceback, list) else [traceback]
+        text = "\n".join(map(str, lines))
         self._write_alone(text if self._colour else without_colours(text))
 
     def _is_ours(self, message: Message) -> bool:

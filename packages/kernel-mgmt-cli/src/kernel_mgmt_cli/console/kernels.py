@@ -22,6 +22,7 @@ from kernel_mgmt import (
 from kernel_mgmt.background import finish
 from kernel_mgmt.errors import KernelDied, RequestTimeout
 
+from ..detached.past import Past, Wanted, find_past
 from ..errors import KERNEL_DIED, CommandError
 from .existing import check_that_it_listens, find_connection_file
 from .signals import LoopSignals
@@ -52,12 +53,16 @@ class ConsoleKernel:
         client: talks to it.
         title: names it, for people.
         at_end: what the end of the console does to it, for people.
+        past: what it has said before and is to be shown, if that was kept.
     """
 
-    def __init__(self, client: KernelClient, title: str, *, at_end: str) -> None:
+    def __init__(
+        self, client: KernelClient, title: str, *, at_end: str, past: Past | None = None
+    ) -> None:
         self.client = client
         self.title = title
         self.at_end = at_end
+        self.past = past
         #: Whether it is there, and not being restarted.
         self._usable = asyncio.Event()
         self._usable.set()
@@ -148,10 +153,13 @@ class _KeptKernel(ConsoleKernel):
         client: talks to it, and follows to the next kernel by itself.
         title: names it, for people.
         manager: watches it; not the client's own where that one follows, too.
+        past: as for any.
     """
 
-    def __init__(self, client: KernelClient, title: str, manager: KernelManager) -> None:
-        super().__init__(client, title, at_end=_LEAVE)
+    def __init__(
+        self, client: KernelClient, title: str, manager: KernelManager, past: Past | None
+    ) -> None:
+        super().__init__(client, title, at_end=_LEAVE, past=past)
         self._manager = manager
         self._death_noted = False
 
@@ -285,32 +293,32 @@ async def existing_kernel(name: str, *, startup_timeout: float) -> AsyncIterator
 
 @asynccontextmanager
 async def kept_kernel(
-    record: KernelRecord, *, startup_timeout: float
+    record: KernelRecord, *, startup_timeout: float, wanted: Wanted
 ) -> AsyncIterator[ConsoleKernel]:
     """Use a kernel that runs on, for as long as a block lasts; it lives on.
 
     Args:
         record: the kernel.
+        wanted: which part of what it has said before is to be shown.
         startup_timeout: seconds until it must answer.
 
     Raises:
         KernelMgmtError: it is not there, or does not answer.
     """
-    from kernel_mgmt.detached import attach_kernel
     from kernel_mgmt.nanny_client.manager import RemoteKernelManager, manager_for
 
     from ..detached.finding import reaching
 
     with reaching(record):
-        manager, client = await attach_kernel(record, timeout=startup_timeout)
+        info, manager = await KernelFinder.from_entrypoints().attach(record)
+    # Before there is a client: what that is told counts as read.
+    past = await find_past(info, manager, wanted)
     title = f"{record.name} {record.type_id}".lstrip()
-    info = client.connection_info
-    try:
+    async with KernelClient(info, manager=manager) as client:
+        await client.wait_for_ready(startup_timeout)
         if manager is None:
-            yield ConsoleKernel(client, title, at_end=_LEAVE)
+            yield ConsoleKernel(client, title, at_end=_LEAVE, past=past)
         else:
             # The one that was given may know more: that the way to the kernel is interrupted.
             has_nanny = info.nanny_control_port and not isinstance(manager, RemoteKernelManager)
-            yield _KeptKernel(client, title, manager_for(info) if has_nanny else manager)
-    finally:
-        client.close()
+            yield _KeptKernel(client, title, manager_for(info) if has_nanny else manager, past)

@@ -6,13 +6,16 @@ import asyncio
 import sys
 
 from kernel_mgmt import KernelRecord
+from kernel_mgmt.errors import KernelMgmtError
 
 from ..consoles import open_console
-from ..errors import say
+from ..errors import CommandError, say
 from ..output import write_text
 from ..signals import EndedBySignal
 from ..tables import printable
-from .finding import find_here, manager_of
+from .finding import find_here, reach
+from .past import Wanted, find_past
+from .plain import PlainWriter
 from .ps import details, measure_kernels
 from .status import KernelStatus, look_at
 from .words import ago, duration, percent, size
@@ -23,11 +26,14 @@ __all__ = ["attach"]
 _LINES = 50
 
 
-def attach(kernel_id: str, *, others: bool, images: str, startup_timeout: float) -> int:
-    """Talk to a kernel, which lives on; without a terminal show its state and its log.
+def attach(
+    kernel_id: str, *, wanted: Wanted, others: bool, images: str, startup_timeout: float
+) -> int:
+    """Show what a kernel has said, and talk to it; without a terminal show its state and its log.
 
     Args:
-        kernel_id: the kernel.
+        kernel_id: the kernel, which lives on.
+        wanted: which part of what it has said.
         others: as for a console.
         images: likewise.
         startup_timeout: seconds until the kernel must answer.
@@ -41,9 +47,14 @@ def attach(kernel_id: str, *, others: bool, images: str, startup_timeout: float)
     """
     record = find_here(kernel_id)
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
-        _show(record)
+        _show(record, wanted)
         return 0
-    options = {"others": others, "images": images, "startup_timeout": startup_timeout}
+    options = {
+        "wanted": wanted,
+        "others": others,
+        "images": images,
+        "startup_timeout": startup_timeout,
+    }
     try:
         code = open_console(kept=record, **options)
     except EndedBySignal:
@@ -62,19 +73,33 @@ def _say_how_to_return(record: KernelRecord) -> None:
     )
 
 
-def _show(record: KernelRecord) -> None:
-    (status,) = look_at([record])
+def _show(record: KernelRecord, wanted: Wanted) -> None:
+    (status,) = look_at([record])  # before this reads the journal, and is a client itself
+    log, problem = "", None
+    try:
+        log = asyncio.run(_show_past(record, wanted))
+    except (CommandError, KernelMgmtError) as error:
+        problem = error  # told when all is shown that there is to see
     for name, value in _lines(status):
         write_text("stdout", f"{name:<16}{printable(value)}\n")
     if status.problem:
         say("warning", status.problem)
-    log = asyncio.run(_log(record))
+    if problem is not None:
+        raise problem
     if log:
         write_text("stdout", f"\nThe last of its log:\n{log}")
 
 
-async def _log(record: KernelRecord) -> str:
-    return await (await manager_of(record)).log_tail(_LINES)
+async def _show_past(record: KernelRecord, wanted: Wanted) -> str:
+    """Show what the kernel has said; gives the last of its log."""
+    info, manager = await reach(record)
+    past = await find_past(info, manager, wanted)
+    if past is not None:
+        writer = PlainWriter()
+        async for message in past.messages(counts_as_read=True):
+            writer.write(message)
+        writer.end()
+    return await manager.log_tail(_LINES)
 
 
 def _lines(status: KernelStatus) -> list[tuple[str, str]]:

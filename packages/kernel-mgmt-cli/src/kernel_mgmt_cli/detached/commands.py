@@ -156,16 +156,43 @@ def _ps(as_json: AsJson = False) -> None:
 
 
 def _attach(
-    kernel: Id, others: Others = False, images: Images = ImageMode.AUTO, timeout: Timeout = 60
+    kernel: Id,
+    others: Others = False,
+    images: Images = ImageMode.AUTO,
+    timeout: Timeout = 60,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="First show all that was kept of what the kernel has said."),
+    ] = False,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="First show what the kernel has said in the last TIME: 90s, 10m, 2h or 3d.",
+        ),
+    ] = None,
 ) -> None:
-    """Talk to a kernel that runs on, and leave it running.
+    """Show what a kernel that runs on has said since somebody last read, and talk to it.
 
-    That is a console, line by line. Where there is no terminal, show the kernel's state and the last
-    of its log instead.
+    That is a console, line by line; the kernel is left running. Where there is no terminal, show
+    the kernel's state and the last of its log instead of the console.
     """
+    from ..quantities import read_duration
     from .attaching import attach
+    from .past import Wanted
 
-    sys.exit(attach(kernel, others=others, images=images.value, startup_timeout=timeout))
+    if everything and since is not None:
+        raise CommandError("there is both --all and --since; give one of them.")
+    seconds = None if since is None else read_duration("--since", since)
+    sys.exit(
+        attach(
+            kernel,
+            wanted=Wanted(everything, seconds),
+            others=others,
+            images=images.value,
+            startup_timeout=timeout,
+        )
+    )
 
 
 def _logs(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from kernel_mgmt import ConnectionInfo, KernelManager, KernelRecord, Message, Session
@@ -14,9 +16,20 @@ from kernel_mgmt.journal.reader import Reader
 from kernel_mgmt.journal.replay import Replay
 from kernel_mgmt.nanny.journal.pieces import Gap
 from kernel_mgmt.nanny.journal.spool import read_spool
+from kernel_mgmt.nanny_client.manager import manager_for
 from kernel_mgmt.records import journal_directory, read_records, records_dir
 
-__all__ = ["journal_of", "left_journal", "read_journal", "read_left_journal"]
+from ..errors import say
+
+__all__ = [
+    "Past",
+    "Wanted",
+    "find_past",
+    "journal_of",
+    "left_journal",
+    "read_journal",
+    "read_left_journal",
+]
 
 #: What the directory of a journal is called before the kernel's id.
 _PREFIX = journal_directory(Path(), "").name
@@ -65,19 +78,100 @@ async def read_journal(
         replay.close()
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which part of what a kernel has said is to be shown; by default what nobody has read.
+
+    Attributes:
+        everything: all that was kept.
+        since: what was said in so many seconds.
+    """
+
+    everything: bool = False
+    since: float | None = None
+
+
+class Past:
+    """What a kernel has said before now, as far as it is wanted and was kept.
+
+    Args:
+        connection_info: where the nanny is.
+        manager: knows whether the way there is interrupted.
+        heading: tells people what it is.
+        after: the number after which it begins.
+        since: the moment from which on it is, in seconds since the epoch, in place of ``after``.
+    """
+
+    def __init__(
+        self,
+        connection_info: ConnectionInfo,
+        manager: KernelManager | None,
+        heading: str,
+        *,
+        after: int = 0,
+        since: float | None = None,
+    ) -> None:
+        self.heading = heading
+        self._info = connection_info
+        self._manager = manager
+        self._after = after
+        self._since = since
+
+    def messages(
+        self, until: int | None = None, *, counts_as_read: bool = False
+    ) -> AsyncIterator[Message]:
+        """Read it; see :func:`read_journal`."""
+        return read_journal(
+            self._info,
+            self._manager,
+            after=self._after,
+            since=self._since,
+            until=until,
+            counts_as_read=counts_as_read,
+        )
+
+
+async def find_past(
+    connection_info: ConnectionInfo, manager: KernelManager | None, wanted: Wanted
+) -> Past | None:
+    """Find out where the wanted part of what a kernel has said begins.
+
+    Returns:
+        That part, or None when nothing was kept.
+
+    Raises:
+        NannyError: the nanny does not answer.
+    """
+    if not connection_info.nanny_journal_port:
+        if wanted != Wanted():
+            say("warning", "nothing is kept of what this kernel says; there is nothing to show.")
+        return None
+    if wanted.everything:
+        return Past(connection_info, manager, "all that was kept of what the kernel has said:")
+    if wanted.since is not None:
+        heading = "what the kernel has said in that time:"
+        since = max(0.0, time.time() - wanted.since)
+        return Past(connection_info, manager, heading, since=since)
+    info = await manager_for(connection_info).info()
+    journal = info.get("journal")
+    read = journal.get("read") if isinstance(journal, dict) else None
+    heading = "what the kernel has said since somebody last read:"
+    return Past(connection_info, manager, heading, after=read if type(read) is int else 0)
+
+
 def _translator() -> Callable[[Message], Message | None]:
     """Give a function that gives messages in the words of protocol 5; None for what is none."""
     dialect = Dialect(lambda _: None)
 
     def translate(message: Message) -> Message | None:
         try:
+            _ = message.content  # raises for what is no JSON object
             if dialect.translate is None or message.channel == "nanny":
                 return message
-            number = message.journal_number
             translated = dialect.translate(message)
-            translated.journal_number = number
         except ProtocolError:
             return None
+        translated.journal_number = message.journal_number
         return translated
 
     return translate
