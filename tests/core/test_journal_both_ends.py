@@ -185,9 +185,8 @@ class BothEnds(RuleBasedStateMachine):
         """The client connects, and subscribes after what it has read."""
         self.connections += 1
         self.route = b"%d" % self.connections
-        client = self.client
-        client.outbox.begin()
-        self.asked.append(client.reader.subscription(requests=client.outbox.ids()))
+        self.client.outbox.begin()
+        self.subscribe()
 
     @precondition(lambda self: self.requests)
     @rule()
@@ -247,11 +246,15 @@ class BothEnds(RuleBasedStateMachine):
     @rule()
     def ask_again(self) -> None:
         """The client wants to know what has become of its requests."""
-        client = self.client
         self.is_subscribed = False  # what comes before the answer will come again
-        self.asked.append(client.reader.subscription(requests=client.outbox.ids()))
+        self.subscribe()
 
     # -- the client's part -----------------------------------------------------------------
+
+    def subscribe(self) -> None:
+        """Ask for what was not read, and what has become of the requests."""
+        outbox, reader = self.client.outbox, self.client.reader
+        self.asked.append(reader.subscription(requests=outbox.ids(), withdrawn=outbox.withdrawn()))
 
     def take_answer(self, subscribed: Subscribed) -> None:
         """Do with an answer to a subscription what a client does."""
@@ -263,6 +266,8 @@ class BothEnds(RuleBasedStateMachine):
         self.is_subscribed = True
         self.send_unsent()
         client.look_whether_caught_up()
+        if settled.withdrawn:
+            self.ask_again()
 
     def send_unsent(self) -> None:
         """Send what waits."""

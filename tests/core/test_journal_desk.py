@@ -291,6 +291,16 @@ def test_what_has_become_of_requests() -> None:
     }
 
 
+def test_a_withdrawn_message_is_never_taken() -> None:
+    """What a client has given up is not done when it arrives late, unless it had arrived before."""
+    desk = Desk()
+    assert desk.accept("before", b"1")
+    ids = ["before", "late"]
+    reply = desk.subscribe(b"me", {"requests": ids, "withdrawn": ids})
+    assert reply["requests"] == {"before": "accepted", "late": "gone"}
+    assert not desk.accept("late", b"1")
+
+
 def test_the_memory_of_requests_is_bounded() -> None:
     """The oldest are forgotten, and absurd ids are not kept at all."""
     accepted = Accepted(limit=3)

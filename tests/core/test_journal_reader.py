@@ -130,7 +130,7 @@ def test_is_delivery() -> None:
 def test_subscription() -> None:
     """Before anything was read a reader asks for what it was made for, then for what follows."""
     reader = Reader(since=3.5, window=1000, reads=False)
-    asked = reader.subscription(identity="me", requests=["a"])
+    asked = reader.subscription(identity="me", requests=["a", "b"], withdrawn=["b"])
     assert asked == {
         "after": None,
         "since": 3.5,
@@ -138,7 +138,8 @@ def test_subscription() -> None:
         "window": 1000,
         "identity": "me",
         "reads": False,
-        "requests": ["a"],
+        "requests": ["a", "b"],
+        "withdrawn": ["b"],
     }
     reader.begin(Subscribed(4, 9))
     assert not reader.has_caught_up
@@ -223,13 +224,22 @@ def test_what_is_on_its_way_is_not_sent_again() -> None:
 
 
 def test_requests_of_a_kernel_that_was_replaced() -> None:
-    """What was for one kernel, and has not reached it, never reaches its successor."""
+    """What was for one kernel, and has not reached it, never reaches its successor: it may still be
+    on its way, so the nanny is told not to take it, and asked once more.
+    """
     outbox = outbox_with("a")
     outbox.begin()
     outbox.add("b", "shell", [b"b"])
-    assert outbox.settle(reply(kernel=2)).gone == ("a", "b")
+    settled = outbox.settle(reply(kernel=2))
+    assert (settled.gone, settled.withdrawn) == ((), ("a", "b"))
+    assert outbox.withdrawn() == ["a", "b"]
     outbox.add("c", "shell", [b"c"])
     assert unsent(outbox) == ["c"]
+    settled = outbox.settle(reply(kernel=2, a="accepted", b="gone"))
+    assert (settled.gone, settled.withdrawn) == (("b",), ())
+    assert outbox.ids() == ["a", "c"]
+    outbox.begin()
+    assert outbox.settle(reply(kernel=2, c="accepted")).gone == ("a",)
 
 
 def test_requests_made_before_any_kernel_is_known() -> None:

@@ -84,13 +84,16 @@ class JournalConnection:
             self._timer.cancel()
         self._channel.close(unsent=unsent)
 
-    def subscribe(self, requests: Iterable[str] = ()) -> None:
+    def subscribe(self, requests: Iterable[str] = (), withdrawn: Iterable[str] = ()) -> None:
         """Ask for all that was not read yet; what a former subscription has brought counts as read.
 
         Args:
             requests: ids of the requests whose state is wanted.
+            withdrawn: see :meth:`Reader.subscription`.
         """
-        content = self._reader.subscription(identity=self._identity, requests=requests)
+        content = self._reader.subscription(
+            identity=self._identity, requests=requests, withdrawn=withdrawn
+        )
         self._is_subscribed = False
         self._asked = self._say("subscribe_request", content)
 

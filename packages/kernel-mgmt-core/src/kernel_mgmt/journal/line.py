@@ -216,7 +216,7 @@ class JournalLine:
     def _ask(self) -> None:
         assert self._journal is not None
         self.outbox.prune(self._user.is_open)
-        self._journal.subscribe(self.outbox.ids())
+        self._journal.subscribe(self.outbox.ids(), self.outbox.withdrawn())
 
     def ask_again(self) -> None:
         """Learn what has become of the requests that are under way, on the same connection."""
@@ -309,6 +309,8 @@ class JournalLine:
         settled = self.outbox.settle(subscribed)
         self._gone += settled.gone
         self._overdue += settled.answered
+        if settled.withdrawn:
+            self._loop.call_soon(self.ask_again)
         if self._news is None:
             self._caught_up = 0
         if not self._subscribed_once:

@@ -23,6 +23,7 @@ class Sent:
         question: for an answer to a question for input: the question's id.
         request: for such an answer: the id of the request that asked.
         connection: the number of the connection on which it was sent; 0 as long as it waits.
+        withdrawn: whether the nanny is not to accept it any more.
     """
 
     msg_id: str
@@ -32,6 +33,7 @@ class Sent:
     question: str = ""
     request: str = ""
     connection: int = 0
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,13 @@ class Settled:
     Attributes:
         gone: ids of those whose kernel is not there any more: no reply will come.
         answered: ids of those whose reply was said before now.
+        withdrawn: ids of those to be asked for again: their kernel is not there any more, but they may
+            still be on their way, and would come to the next.
     """
 
     gone: tuple[str, ...] = ()
     answered: tuple[str, ...] = ()
+    withdrawn: tuple[str, ...] = ()
 
 
 class Outbox:
@@ -106,6 +111,10 @@ class Outbox:
         """Give the ids of all that is kept, in the order in which it was added."""
         return list(self._messages)
 
+    def withdrawn(self) -> list[str]:
+        """Give the ids of those that the nanny is not to accept any more."""
+        return [msg_id for msg_id, sent in self._messages.items() if sent.withdrawn]
+
     def begin(self) -> None:
         """Take notice of a new connection: nothing was sent on it yet."""
         self._connection += 1
@@ -113,7 +122,7 @@ class Outbox:
     def unsent(self) -> Iterator[Sent]:
         """Give what waits to be sent, in order; each counts as sent when the next is asked for."""
         for sent in list(self._messages.values()):
-            if not sent.connection and sent.frames:
+            if not sent.connection and sent.frames and not sent.withdrawn:
                 yield sent
                 sent.connection = self._connection
 
@@ -125,6 +134,7 @@ class Outbox:
         """
         gone: list[str] = []
         answered: list[str] = []
+        withdrawn: list[str] = []
         kernel = self.kernel = max(self.kernel, subscribed.kernel)
         for sent in list(self._messages.values()):
             state = subscribed.requests.get(sent.msg_id, "unknown")
@@ -138,13 +148,16 @@ class Outbox:
                 sent.connection = self._connection
             elif sent.connection == self._connection:
                 pass  # it is on its way
-            elif 0 < sent.kernel < kernel or not sent.frames:
+            elif sent.withdrawn or not sent.frames:
                 gone.append(sent.msg_id)
+            elif 0 < sent.kernel < kernel:
+                sent.withdrawn = True
+                withdrawn.append(sent.msg_id)
             else:
                 sent.connection = 0
         for msg_id in gone:
             del self._messages[msg_id]
-        return Settled(tuple(gone), tuple(answered))
+        return Settled(tuple(gone), tuple(answered), tuple(withdrawn))
 
     def _settle_answer(self, sent: Sent, state: str, subscribed: Subscribed) -> None:
         if state == "unknown" and sent.question in subscribed.asking:

@@ -122,12 +122,15 @@ class Reader:
         self._unacknowledged = 0
         self._acknowledged = 0
 
-    def subscription(self, *, identity: str = "", requests: Iterable[str] = ()) -> JSONObject:
+    def subscription(
+        self, *, identity: str = "", requests: Iterable[str] = (), withdrawn: Iterable[str] = ()
+    ) -> JSONObject:
         """Give the content of a ``subscribe_request`` for what was not read yet.
 
         Args:
             identity: of the sockets whose messages need not be sent to them as well.
             requests: ids of the requests whose state is wanted.
+            withdrawn: ids of those among them that the nanny is not to accept any more.
         """
         begun = self.position is not None
         return {
@@ -138,6 +141,7 @@ class Reader:
             "identity": identity,
             "reads": self._reads,
             "requests": list(requests),
+            "withdrawn": list(withdrawn),
         }
 
     def begin(self, subscribed: Subscribed) -> None:

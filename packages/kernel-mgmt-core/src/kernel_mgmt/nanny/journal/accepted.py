@@ -17,8 +17,8 @@ class _Entry(NamedTuple):
 
     #: The number that the next record had then: all that answers it comes after.
     position: int
-    #: Tells its signature from another.
-    fingerprint: int
+    #: Tells its signature from another; None: its client does not want it to be done any more.
+    fingerprint: int | None
     #: Which kernel it went to, or is to go to.
     kernel: int
     answered: bool
@@ -55,13 +55,26 @@ class Accepted:
         # Salted for each process, so that nobody can make two that are the same.
         fingerprint = hash(signature)
         known = self._entries.pop(msg_id, None)
-        if known is not None and known.fingerprint == fingerprint:
+        if known is not None and known.fingerprint in (fingerprint, None):
             self._entries[msg_id] = known
             return False
-        self._entries[msg_id] = _Entry(position, fingerprint, self._kernel, False)
+        self._remember(msg_id, _Entry(position, fingerprint, self._kernel, False))
+        return True
+
+    def withdraw(self, msg_id: str, position: int) -> None:
+        """Never accept a message that was not accepted yet: its client has given it up.
+
+        Args:
+            msg_id: its id.
+            position: the number that the next record will have.
+        """
+        if msg_id not in self._entries and len(msg_id) <= _LONGEST_ID:
+            self._remember(msg_id, _Entry(position, None, self._kernel - 1, False))
+
+    def _remember(self, msg_id: str, entry: _Entry) -> None:
+        self._entries[msg_id] = entry
         if len(self._entries) > self._limit:
             del self._entries[next(iter(self._entries))]
-        return True
 
     def answer(self, msg_id: str) -> None:
         """Take notice that a message has its reply, which counts while its kernel is there."""
@@ -78,7 +91,8 @@ class Accepted:
 
         Returns:
             ``unknown``: it was not accepted, or is forgotten; ``answered``: it has its reply;
-            ``gone``: it has none, and its kernel is not there any more; ``accepted``: it waits.
+            ``gone``: it has none and never will, because its kernel is not there any more or it
+            was withdrawn; ``accepted``: it waits.
         """
         entry = self._entries.get(msg_id)
         if entry is None:

@@ -141,6 +141,8 @@ class JournalDesk:
         except (BadRequest, JournalPosition) as error:
             evalue = one_line(error) + "."
             return {"status": "error", "ename": type(error).__name__, "evalue": evalue}
+        for msg_id in subscription.withdrawn:
+            self._accepted.withdraw(msg_id, self.journal.next)
         self._readers[route] = Reader(subscription, position)
         self._note_readers()
         self.is_due = True

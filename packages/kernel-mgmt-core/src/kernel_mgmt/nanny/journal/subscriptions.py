@@ -38,6 +38,7 @@ class Subscription:
         identity: of the reader's shell and stdin sockets; empty when it has none.
         reads: whether what it acknowledges counts as read.
         requests: the ids of what it has sent and knows no reply to.
+        withdrawn: the ids of those among them that are not to be accepted if they were not yet.
     """
 
     after: int | None = None
@@ -47,6 +48,7 @@ class Subscription:
     identity: bytes = b""
     reads: bool = False
     requests: tuple[str, ...] = ()
+    withdrawn: tuple[str, ...] = ()
 
     @classmethod
     def from_content(cls, content: Mapping[str, Any]) -> Subscription:
@@ -71,7 +73,8 @@ class Subscription:
             fields["identity"] = fields["identity"].encode()
         window = min(max(fields.get("window", _WINDOW), _SMALLEST_WINDOW), _LARGEST_WINDOW)
         fields["window"] = window
-        fields["requests"] = tuple(fields.get("requests", ()))
+        for name in ("requests", "withdrawn"):
+            fields[name] = tuple(fields.get(name, ()))
         return cls(**fields)
 
 
@@ -117,6 +120,7 @@ _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "identity": (_is_identity, f"a text of at most {_LONGEST_IDENTITY} bytes"),
     "reads": (lambda value: isinstance(value, bool), "true or false"),
     "requests": (_is_ids, "a list of messages' ids"),
+    "withdrawn": (_is_ids, "a list of messages' ids"),
 }
 
 
