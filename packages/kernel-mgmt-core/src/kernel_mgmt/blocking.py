@@ -503,12 +503,16 @@ class BlockingKernelClient(RequestMethods[BlockingRequest]):
         async def begin() -> Replay:
             return self._client._begin_replay(after, until=until, since=since)
 
+        async def take() -> list[Message] | None:
+            batch = await replay.next_batch()
+            return None if batch is None else list(batch)
+
         async def end() -> None:
             replay.close()
 
         replay = call_blocking(begin(), 10, "replay")
         try:
-            while (batch := call_blocking(replay.next_batch(), timeout, "replay")) is not None:
+            while (batch := call_blocking(take(), timeout, "replay")) is not None:
                 yield from batch
         finally:
             call_blocking(end(), 10, "replay")

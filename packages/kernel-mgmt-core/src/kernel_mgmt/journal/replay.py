@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..connection import ConnectionInfo
@@ -89,8 +89,11 @@ class Replay:
         """Whether all was given that had been said when this began, or was connected again."""
         return self._is_answered and self._reader.has_caught_up
 
-    async def next_batch(self) -> list[Message] | None:
+    async def next_batch(self) -> Iterable[Message] | None:
         """Give the next messages, which may be none for now; None at the end.
+
+        They are to be taken on the loop, and all of them before the next batch.  Each is made when it is
+        asked for: many at once would keep the garbage collector busy.
 
         Raises:
             NannyError: the nanny refuses.
@@ -122,8 +125,7 @@ class Replay:
             name = "the kernel's nanny" if self._link is None else self._link.name
             raise connection_lost(name, "the replay", "It does not answer", final=False) from None
 
-    def _messages(self, frames: list[Any]) -> list[Message]:
-        messages = []
+    def _messages(self, frames: list[Any]) -> Iterator[Message]:
         connection, session, until = self._connection, self._record_session, self._until
         take = self._reader.take if connection is None else connection.records
         for record in take(frames):
@@ -132,10 +134,11 @@ class Replay:
             if until is not None and 0 <= until < record.number:
                 break
             try:
-                messages.append(message_of(record, session))
+                message = message_of(record, session)
             except ProtocolError as error:
                 self._on_bad(record.channel, error)
-        return messages
+            else:
+                yield message
 
     # -- the connection --------------------------------------------------------------------
 
