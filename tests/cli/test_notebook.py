@@ -211,16 +211,17 @@ def test_restarts_are_told() -> None:
     status = {"code": 9, "signal": None, "reason": ""}
     restarted = "*The kernel was restarted; what it had in memory is gone.*"
     assert cells(
-        told("started", kernel=1, pid=7),
+        told("started", kernel=1),
         told("ready", kernel=1),
         *ran("one", 1),
         told("died", kernel=1, exit_status=status, restarting=True),
+        printed("of no cell\n", ""),
         told("started", kernel=2),
         told("ready", kernel=2),
         *ran("two", 1, "b"),
         told("died", kernel=2, exit_status=status, restarting=False),
         told("restarting", kernel=2, wait=0.1),
-        told("ready", kernel=3),
+        told("started", kernel=3),
     ) == [
         (1, "one", []),
         (restarted,),
@@ -287,7 +288,7 @@ def test_what_is_nested_too_deeply_is_left_out() -> None:
 
 _TYPES = (
     "status", "execute_input", "stream", "display_data", "execute_result", "update_display_data",
-    "error", "clear_output", "kernel_info_reply", "journal_gap", "died", "ready",
+    "error", "clear_output", "kernel_info_reply", "journal_gap", "died", "started",
 )  # fmt: skip
 _FIELDS = (
     "execution_state", "code", "execution_count", "name", "text", "data", "metadata", "transient",

@@ -44,6 +44,6 @@ def sentence_of(message: Message) -> str:
         return KernelDied(
             ExitStatus.from_dict(status) if isinstance(status, dict) else None
         ).summary
-    if message.msg_type == "ready" and type(kernel) is int and kernel > 1:
+    if message.msg_type == "started" and type(kernel) is int and kernel > 1:
         return _RESTARTED
     return ""

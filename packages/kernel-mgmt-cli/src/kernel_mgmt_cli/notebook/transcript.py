@@ -172,6 +172,8 @@ class Transcript:
         if is_gap(message):
             self._has_gap = True
             self._begun.clear()
+        elif message.msg_type in ("died", "started"):
+            self._latest = None  # what another kernel says is not of its cells
         sentence = sentence_of(message)
         last = self._cells[-1] if self._cells else None
         if sentence and isinstance(last, Note):
