@@ -112,7 +112,7 @@ def test_a_cell_that_still_runs(
 
 
 def test_much_was_missed(in_terminal: InTerminal, run: Run, kept: Kept) -> None:
-    """What the journal could not keep is told in one sentence; Ctrl-C leaves out the rest."""
+    """What is missing is told; what was shown is read, and no more; Ctrl-C leaves out the rest."""
     kernel_id = kept("--journal-limit", "0")
     assert run("run", "--on", kernel_id, "-c", "flood 10000 1000").returncode == 0
     gap = r"Messages \d+ to \d+ \(\d+ MiB\) are missing: the journal could not keep them\."
@@ -121,13 +121,30 @@ def test_much_was_missed(in_terminal: InTerminal, run: Run, kept: Kept) -> None:
     with in_terminal("attach", kernel_id) as terminal:
         terminal.expect("journal:")
         terminal.expect(f"warning:.* {gap}\r\n")
+        terminal.expect("xxx")
+        terminal.process.kill()
+    with in_terminal("attach", kernel_id) as terminal:
+        terminal.expect("journal:")
+        terminal.expect("xxx")
         terminal.send(CTRL_C)
         terminal.expect("hint:.* The rest is left out; 'attach --all' shows it", timeout=60)
         terminal.expect(r"In \[2\]: ")
         leave(terminal)
+    assert run("attach", kernel_id).stdout.startswith("id ")
     result = run("attach", kernel_id, "--all")
     assert re.match(rf"\[{gap}\]\n\d+ x+", result.stdout)
     assert "9999 x" in result.stdout
+
+
+def test_last_words(in_terminal: InTerminal, run: Run, kept: Kept) -> None:
+    """Of a kernel that is dead what it has said is shown, and then how it ended."""
+    kernel_id = kept("--no-restart")
+    assert run("run", "--on", kernel_id, "-c", "print one\nexit 9").returncode == 126
+    with in_terminal("attach", kernel_id) as terminal:
+        terminal.expect(r"In \[1\]: print one\r\nexit 9\r\none\r\n")
+        terminal.expect(r"\[The kernel died: exit code 9\.\]\r\n")
+        terminal.expect("error:.* The kernel died: exit code 9")
+        assert terminal.wait() == 126
 
 
 # -- parts -----------------------------------------------------------------------------------------

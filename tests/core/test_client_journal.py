@@ -167,9 +167,12 @@ async def test_who_does_not_count_as_a_reader(nanny: RunningNanny) -> None:
     with BlockingKernelClient(info, counts_as_reader=False) as blocking:
         await asyncio.to_thread(blocking.execute("print unread").reply, PATIENCE)
     assert last_read() == before
-    async with KernelClient(info) as client:
+    async with KernelClient(info, counts_as_reader=False) as client:
+        assert await printed(client.execute("print unread")) == ["unread"]
+        unread = client.journal_position
+        client.count_as_reader()
         assert await printed(client.execute("print read")) == ["read"]
-    await eventually(lambda: last_read() > before)
+    await eventually(lambda: last_read() > unread)
 
 
 async def test_resume_after_what_never_was(nanny: RunningNanny) -> None:

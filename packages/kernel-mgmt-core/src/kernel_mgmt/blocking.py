@@ -479,6 +479,14 @@ class BlockingKernelClient(RequestMethods[BlockingRequest]):
         """The number of the last message that was handed on; see ``KernelClient.journal_position``."""
         return self._client.journal_position
 
+    def count_as_reader(self) -> None:
+        """Have what this client is told from now on count as read; see ``counts_as_reader``."""
+
+        async def count() -> None:
+            self._client.count_as_reader()
+
+        call_blocking(count(), 10, "count_as_reader")
+
     def replay(
         self,
         after: int = 0,

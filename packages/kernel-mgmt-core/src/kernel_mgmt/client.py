@@ -402,6 +402,12 @@ class KernelClient(RequestMethods[Request]):
         """
         return self._line.position if isinstance(self._line, JournalLine) else 0
 
+    def count_as_reader(self) -> None:
+        """Have what this client is told from now on count as read; see ``counts_as_reader``."""
+        self._counts_as_reader = True
+        if isinstance(self._line, JournalLine):
+            self._line.count_as_reader()
+
     async def replay(
         self, after: int = 0, *, until: int | None = None, since: float | None = None
     ) -> AsyncGenerator[Message]:

@@ -145,7 +145,8 @@ class Console:
         heading = self._past.heading
         count = 0
         try:
-            async for message in self._past.messages(end):
+            # Read is what was shown, however this ends.
+            async for message in self._past.messages(end, counts_as_read=True):
                 sentence = sentence_of(message) if message.channel == "nanny" else ""
                 if heading and (sentence or self._shows(message)):
                     self._tell("journal", heading)
@@ -162,6 +163,7 @@ class Console:
                     break
         except KernelMgmtError as error:
             self._tell("warning", f"What was said before cannot be shown: {error}")
+        self._client.count_as_reader()
         waiting, self._waiting = self._waiting or (), None
         for message in waiting:
             self._on_output(message)

@@ -311,10 +311,10 @@ async def kept_kernel(
 
     with reaching(record):
         info, manager = await KernelFinder.from_entrypoints().attach(record)
-    # Before there is a client: what that is told counts as read.
     past = await find_past(info, manager, wanted)
     title = f"{record.name} {record.type_id}".lstrip()
-    async with KernelClient(info, manager=manager) as client:
+    # What comes before the past was shown is not read yet.
+    async with KernelClient(info, manager=manager, counts_as_reader=past is None) as client:
         await client.wait_for_ready(startup_timeout)
         if manager is None:
             yield ConsoleKernel(client, title, at_end=_LEAVE, past=past)

@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from kernel_mgmt import KernelRecord
-from kernel_mgmt.errors import KernelMgmtError
+from kernel_mgmt.errors import KernelDied, KernelMgmtError
 
 from ..consoles import open_console
 from ..errors import CommandError, say
@@ -57,6 +57,9 @@ def attach(
     }
     try:
         code = open_console(kept=record, **options)
+    except KernelDied:
+        asyncio.run(_show_past(record, wanted))  # its last words
+        raise
     except EndedBySignal:
         _say_how_to_return(record)
         raise

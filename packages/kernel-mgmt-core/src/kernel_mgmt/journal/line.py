@@ -225,6 +225,12 @@ class JournalLine:
             if self._journal is not None:
                 self._ask()
 
+    def count_as_reader(self) -> None:
+        """Have what is acknowledged from now on count as read by somebody."""
+        if not self._reader.reads:
+            self._reader.reads = True
+            self.ask_again()
+
     def _close_sockets(self, *, unsent: bool) -> None:
         if self._timer is not None:
             self._timer.cancel()

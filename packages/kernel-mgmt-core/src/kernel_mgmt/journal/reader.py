@@ -117,7 +117,8 @@ class Reader:
         self._since = since
         self._request = request
         self._window = window
-        self._reads = reads
+        #: Whether what is acknowledged counts as read: from the next subscription on.
+        self.reads = reads
         #: How many bytes were handled, and the last number, since that was acknowledged.
         self._unacknowledged = 0
         self._acknowledged = 0
@@ -139,7 +140,7 @@ class Reader:
             "request": None if begun else self._request,
             "window": self._window,
             "identity": identity,
-            "reads": self._reads,
+            "reads": self.reads,
             "requests": list(requests),
             "withdrawn": list(withdrawn),
         }
