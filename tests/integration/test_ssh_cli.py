@@ -100,7 +100,12 @@ def test_a_kernel_that_runs_on(kernel: str) -> None:
         code = "import os; os.write(2, b'from the process\\n'); print(n + 1)"
         assert "42" in run("run", "--on", kernel_id[:6], "-c", code).stdout
         assert "from the process" in shown("logs", "train")
-        assert "remote (gpu1)" in shown("attach", "train")
+        attached = shown("attach", "train")
+        assert attached.startswith("In [1]: ")
+        assert "remote (gpu1)" in attached
+        notebook = json.loads(shown("export", "train", "-o", "-"))
+        assert [cell["source"] for cell in notebook["cells"]] == [["n = 41"], [code]]
+        assert "42" in str(notebook["cells"][1]["outputs"])
         _interrupt_a_long_cell()
         assert shown("restart", "train") == ""
         assert "NameError" in run("run", "--on", "train", "-c", "n").stderr
