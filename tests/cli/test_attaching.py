@@ -8,7 +8,9 @@ import pytest
 from command_line import InTerminal, Kept, Run, Start
 from kernel_mgmt import Message
 from kernel_mgmt_cli.console.former import FormerCells
+from kernel_mgmt_cli.detached.commands import _attach
 from kernel_mgmt_cli.detached.plain import plain_text
+from kernel_mgmt_cli.errors import CommandError
 from pseudo_terminal import PseudoTerminal
 
 CTRL_C, CTRL_BACKSLASH = "\x03", "\x1c"
@@ -27,28 +29,20 @@ def leave(terminal: PseudoTerminal) -> None:
 def test_what_was_missed_is_shown_once(in_terminal: InTerminal, run: Run, kept: Kept) -> None:
     """Code and output of who is no reader come at the next attach, and not at the one after that."""
     kernel_id = kept()
-    run("run", "--on", kernel_id, "-c", "print one\nresult two")
-    run("run", "--on", kernel_id, "-c", "error Wrong thing")
+    run("run", "--on", kernel_id, "-c", "print one\nresult two\nerror Wrong thing")
     with in_terminal("attach", kernel_id) as terminal:
         terminal.expect("journal:.* what the kernel has said since somebody last read:\r\n")
-        terminal.expect(r"In \[1\]: \S*print one\r\nresult two\r\none\r\n")
-        terminal.expect(r"Out\[1\]: \S*two\r\n")
-        terminal.expect(r"In \[2\]: \S*error Wrong thing\r\nWrong: thing\r\n")
-        terminal.expect(r"In \[3\]: ")
+        terminal.expect(r"In \[1\]: \S*print one\r\nresult two\r\nerror Wrong thing\r\none\r\n")
+        terminal.expect(r"Out\[1\]: \S*two\r\nWrong: thing\r\n")
+        terminal.expect(r"In \[2\]: ")
         terminal.send("print mine\r")
         terminal.expect("\\[\\?2004lmine\r\n")
         leave(terminal)
     with in_terminal("attach", kernel_id) as terminal:
-        terminal.expect(r"In \[4\]: ")
+        terminal.expect(r"In \[3\]: ")
         leave(terminal)
         assert "journal:" not in terminal.output
         assert "print" not in terminal.output
-    with in_terminal("attach", kernel_id, "--all") as terminal:
-        terminal.expect("journal:.* all that was kept of what the kernel has said:\r\n")
-        terminal.expect("one\r\n")
-        terminal.expect(r"In \[3\]: \S*print mine\r\nmine\r\n")
-        terminal.expect(r"In \[4\]: ")
-        leave(terminal)
 
 
 def test_what_was_missed_without_a_terminal(run: Run, kept: Kept) -> None:
@@ -63,22 +57,19 @@ def test_what_was_missed_without_a_terminal(run: Run, kept: Kept) -> None:
     shown, _, facts = result.stdout.partition("\n\n")
     assert f"{shown}\n" == missed + restarted
     assert re.search("^clients +0$", facts, re.MULTILINE)
+    for options in (["--all"], ["--since", "1h"]):
+        assert missed + restarted in run("attach", kernel_id, *options).stdout
     assert run("attach", kernel_id).stdout.startswith("id ")
-    assert missed + restarted in run("attach", kernel_id, "--since", "1h").stdout
-    assert run("attach", kernel_id, "--since", "0s").stdout.startswith("id ")
-    result = run("attach", kernel_id, "--all", "--since", "1h")
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "error: there is both --all and --since; give one of them.\n"
-    result = run("attach", kernel_id, "--since", "noon")
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: --since 'noon' is no time; ")
 
 
-def test_a_kernel_that_keeps_nothing(run: Run, kept: Kept) -> None:
-    """There is nothing to show, which only who asks for something is told."""
-    result = run("attach", kept("--no-journal"), "--all")
-    assert result.stdout.startswith("id ")
-    assert result.stderr.startswith("warning: nothing is kept of what this kernel says")
+def test_what_cannot_be_meant() -> None:
+    """It is told before a kernel is looked for."""
+    with pytest.raises(
+        CommandError, match=r"^there is both --all and --since; give one of them\.$"
+    ):
+        _attach("nobody", everything=True, since="1h")
+    with pytest.raises(CommandError, match="--since 'noon' is no time"):
+        _attach("nobody", since="noon")
 
 
 # -- the former client's cell ----------------------------------------------------------------------
@@ -131,9 +122,6 @@ def test_much_was_missed(in_terminal: InTerminal, run: Run, kept: Kept) -> None:
         terminal.expect(r"In \[2\]: ")
         leave(terminal)
     assert run("attach", kernel_id).stdout.startswith("id ")
-    result = run("attach", kernel_id, "--all")
-    assert re.match(rf"\[{gap}\]\n\d+ x+", result.stdout)
-    assert "9999 x" in result.stdout
 
 
 def test_last_words(in_terminal: InTerminal, run: Run, kept: Kept) -> None:
@@ -155,6 +143,11 @@ def of(request: str, msg_type: str = "stream", state: str = "", **content: objec
     parent = {"msg_id": request, "msg_type": "execute_request"}
     content = {**content, "execution_state": state} if state else content
     return Message({"msg_id": "m", "msg_type": msg_type}, parent, {}, content, channel="iopub")
+
+
+def told(event: str, **content: object) -> Message:
+    """Make a message of a nanny."""
+    return Message({"msg_id": "m", "msg_type": event}, {}, {}, content, channel="nanny")
 
 
 def test_former_cells() -> None:
@@ -195,6 +188,11 @@ def test_former_cells() -> None:
         (of("a", "error", ename="E", evalue="no", traceback=[]), "E: no\n"),
         (of("a", "status", "idle"), ""),
         (of("a", "clear_output"), ""),
+        (
+            told("journal_gap", first=3, last=4, bytes=7),
+            "[Messages 3 to 4 (7 bytes) are missing: the journal could not keep them.]\n",
+        ),
+        (told("ready", kernel=2), ""),
     ],
 )
 def test_plain_text(message: Message, text: str) -> None:
