@@ -72,22 +72,24 @@ class Reaper:
 
 def _fork(host: str) -> tuple[int, int]:
     """Make the reaper; gives the write end of its pipe, and its process id."""
-    assert sys.platform != "win32"  # for the type checker
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(read_end)
-        return write_end, pid
-    try:
-        os.close(write_end)
-        os.setsid()
-        os.chdir("/")
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        _let_go_of_streams()
-        _wait_and_remove(read_end, host)
-    finally:
-        os._exit(0)
+    if sys.platform == "win32":
+        raise NotImplementedError("There are no nannies on Windows, and so nothing to stand in for.")
+    else:  # the type checker wants to see it
+        read_end, write_end = os.pipe()
+        pid = os.fork()
+        if pid:
+            os.close(read_end)
+            return write_end, pid
+        try:
+            os.close(write_end)
+            os.setsid()
+            os.chdir("/")
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            _let_go_of_streams()
+            _wait_and_remove(read_end, host)
+        finally:
+            os._exit(0)
 
 
 def _let_go_of_streams() -> None:
