@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 from kernel_mgmt import KernelFinder, KernelType, LaunchError, hookimpl, start_kernel_blocking
 from kernel_mgmt.background import background_loop, call_blocking, finish
+from waiting import eventually
 
 # Sends itself SIGINT at odd moments of many calls. Whatever was begun has ended, or its result was
 # noted, when KeyboardInterrupt comes out.
@@ -103,6 +106,28 @@ def test_the_loop_refuses_to_wait_for_itself() -> None:
     background_loop().call_soon_threadsafe(call)
     assert called.wait(10)
     assert "wait for itself" in str(outcome[0])
+
+
+async def test_finish_survives_the_garbage_collector() -> None:
+    """What must be finished is finished, also when nobody holds on to who waits for it."""
+    waited_for: list[weakref.ref[asyncio.Future[None]]] = []
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        future = asyncio.get_running_loop().create_future()
+        waited_for.append(weakref.ref(future))
+        await future
+        ended.set()
+
+    task = asyncio.create_task(finish(work()))
+    del task
+    await eventually(lambda: waited_for)
+    gc.collect()
+    future = waited_for[0]()
+    assert future is not None
+    future.set_result(None)
+    async with asyncio.timeout(5):
+        await ended.wait()
 
 
 async def test_finish_goes_on_when_cancelled() -> None:

@@ -50,6 +50,9 @@ _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 #: The process that the loop's thread lives in: a forked child needs a thread of its own.
 _loop_pid = 0
+#: What must run to its end.  A loop itself holds on to no task, and one that nobody else holds on to is
+#: garbage, whatever it waits for.
+_unfinished: set[asyncio.Task[Any]] = set()
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
@@ -198,6 +201,8 @@ async def finish(coroutine: Coroutine[Any, Any, T]) -> T:
     except RuntimeError:
         asyncio.run_coroutine_threadsafe(coroutine, background_loop())
         raise GeneratorExit from None
+    _unfinished.add(task)
+    task.add_done_callback(_unfinished.discard)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
