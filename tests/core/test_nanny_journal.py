@@ -105,7 +105,9 @@ def test_a_stalled_and_a_quick_reader(nanny: RunningNanny) -> None:
     assert nanny.ask("nanny_info")["clients"] == 2
     last = quick.records[-1].number
     stalled.acknowledge()
-    assert [record.number for record in stalled.read_to(last)] == quick.numbers
+    # What came together with the last may have been said after it.
+    numbers = [record.number for record in stalled.read_to(last)]
+    assert numbers[: len(quick.numbers)] == quick.numbers
 
 
 def is_read(reader: RawReader, count: int) -> bool:
