@@ -73,7 +73,9 @@ class Reaper:
 def _fork(host: str) -> tuple[int, int]:
     """Make the reaper; gives the write end of its pipe, and its process id."""
     if sys.platform == "win32":
-        raise NotImplementedError("There are no nannies on Windows, and so nothing to stand in for.")
+        raise NotImplementedError(
+            "There are no nannies on Windows, and so nothing to stand in for."
+        )
     else:  # noqa: RET506 - the type checker wants to see it
         read_end, write_end = os.pipe()
         pid = os.fork()
