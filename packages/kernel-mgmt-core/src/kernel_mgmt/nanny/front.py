@@ -547,11 +547,12 @@ class Front:
                 remove(Envelope(frames).parent_id())
                 self.heard_at = time.monotonic()
             self.passed += 1
-            if self._journal is not None:
-                self._journal.note("iopub", Envelope(frames))
             # A subscriber that is not welcomed yet is promised nothing.
             if self._subscribers:
                 self._send(target, frames)
+            # Written down meanwhile, it does not keep them waiting.
+            if self._journal is not None:
+                self._journal.note("iopub", Envelope(frames))
 
         return pass_output
 
