@@ -24,18 +24,20 @@ class Replay(TypedDict):
 class OursWithJournal(Ours):
     """The asynchronous client with a nanny whose journal is set as asked."""
 
-    def connect_with_journal(self, limit: int | None) -> None:
+    def connect_with_journal(self, limit: int | None, *, read: bool) -> None:
         """Make the client for the tasks below.
 
         Args:
             limit: how many bytes the journal may have on disk; None for no journal.
+            read: whether the client reads it; otherwise it is one as Jupyter's are.
         """
-        self._runner.run(self._connect_with_journal(limit))
+        self._runner.run(self._connect_with_journal(limit, read))
 
-    async def _connect_with_journal(self, limit: int | None) -> None:
+    async def _connect_with_journal(self, limit: int | None, read: bool) -> None:
         finder = KernelFinder({"echo": EchoProvider()})
         self._kept = await start_detached("echo/echo", finder=finder, journal_limit=limit)
-        await self._connect(self._kept.connection_info)
+        info = self._kept.connection_info
+        await self._connect(info if read else info.replace(nanny_journal_port=0))
 
     def leave(self) -> None:
         """Close the client; the kernel goes on."""

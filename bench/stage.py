@@ -87,17 +87,22 @@ class Stage:
             yield direct[contestant], kept
 
     @contextmanager
-    def with_journals(self, limits: Mapping[str, int | None]) -> Iterator[dict[str, Worker]]:
-        """Give one contestant several times, each with a kernel whose nanny keeps another journal.
+    def with_journals(self, limit: int) -> Iterator[dict[str, Worker]]:
+        """Give one contestant three times, each with a kernel of its own in a nanny's care.
 
         Args:
-            limits: how many bytes each may have on disk, or None for no journal, by name.
+            limit: how many bytes a journal may have on disk.
+
+        Yields:
+            ``with`` reads the journal, ``unread`` does not although there is one, and ``without`` has
+            none.
         """
         with ExitStack() as stack:
             workers = {}
-            for name, limit in limits.items():
+            for name in ("with", "unread", "without"):
                 worker = stack.enter_context(closing(Worker("ours, with journal", self.env)))
-                worker.call("connect_with_journal", limit)
+                kept = None if name == "without" else limit
+                worker.call("connect_with_journal", kept, read=name == "with")
                 workers[name] = worker
             yield workers
 
