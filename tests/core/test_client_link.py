@@ -633,6 +633,7 @@ async def test_a_cut_in_the_middle_of_what_is_done_once(way: Way) -> None:
     async with KernelClient(way.info, manager=manager) as client:
         await client.wait_for_ready(PATIENCE)
         await client.execute("print x")
+        await eventually(lambda: manager.kernel_number, PATIENCE)
         restarting = asyncio.create_task(manager.restart(timeout=60))
         events = way.nanny.events()
         _ = await run_long(client)
