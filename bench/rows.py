@@ -30,7 +30,7 @@ _MB = 1_000_000
 #: Seconds that the system gets to clear away killed kernels before the next are launched.
 _SETTLE = 0.3
 #: Seconds after which a nanny has given back what it does not need any more.
-_SETTLED = 1.5
+_SETTLED = 2.5
 
 
 @dataclass(frozen=True)

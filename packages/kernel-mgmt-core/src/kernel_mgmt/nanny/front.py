@@ -322,9 +322,12 @@ class Front:
 
     def _tidy_up_if_due(self) -> None:
         """Give back the memory of messages that have passed, when there is nothing else to do."""
-        if not self._to_look_at and time.monotonic() >= self._tidy_at:
+        now = time.monotonic()
+        if not self._to_look_at and now >= self._tidy_at:
             give_back()
-            self._tidy_at = math.inf
+            # What still waits for the disk is free later.
+            waits = self._journal is not None and self._journal.desk.journal.waiting
+            self._tidy_at = now + _TIDY_AFTER if waits else math.inf
 
     def _ask_if_due(self) -> None:
         back = self._back
@@ -349,11 +352,14 @@ class Front:
             return
         option: Callable[[int], Any] = socket.getsockopt
         try:
-            for _ in range(_BATCH):
-                if not option(_EVENTS) & _POLLIN:
+            for number in range(_BATCH):
+                # Where one follows another there are more: to ask each time takes a tenth of all.
+                if number < 2 and not option(_EVENTS) & _POLLIN:
                     return
                 handler()
         except zmq.ZMQError as error:
+            if error.errno == zmq.EAGAIN and not option(_EVENTS) & _POLLIN:
+                return
             if error.errno != zmq.ENOTSOCK:  # likewise
                 logger.exception("The nanny could not pass on a message")
         except Exception:

@@ -30,6 +30,7 @@ _PROBE_SOON = 0.02
 _LOGGED_DROPS = 10
 #: What kernels say to each subscriber and not to all clients: the nanny's own is one.
 _WELCOME = b'"iopub_welcome"'
+_NO_PARENT = b"{}"
 #: The events of the nanny that belong among the kernel's messages.
 _EVENTS_KEPT = frozenset({b"started", b"ready", b"died", b"restarting", b"failed"})
 
@@ -75,7 +76,8 @@ class JournalPort:
             message: what; frames that are no message are left out, and so is a welcome.
         """
         frames = message.message()
-        if frames and _WELCOME not in bytes(frames[1]):
+        # A welcome answers no request.
+        if frames and (frames[2] != _NO_PARENT or _WELCOME not in bytes(frames[1])):
             self.desk.append(channel, frames)
 
     def note_own(self, channel: str, frames: Sequence[Buffer], route: Sequence[bytes]) -> None:
