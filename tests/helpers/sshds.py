@@ -179,22 +179,29 @@ class Sshd:
             **{name: value for name, value in _SETTINGS.items() if name not in self.settings},
             **self.settings,
         }
-        file = self.directory / "sshd_config"
-        file.write_text("".join(f"{name} {value}\n" for name, value in lines.items()))
+        text = "".join(f"{name} {value}\n" for name, value in lines.items())
+        (self.directory / "sshd_config").write_text(text)
+        self._launch()
+        eventually_sync(self._listens, _PATIENCE)
+
+    def _launch(self) -> None:
+        self._logged = len(self.log())
         self._process = subprocess.Popen(
-            [self._program, "-D", "-e", "-f", file],
+            [self._program, "-D", "-e", "-f", self.directory / "sshd_config"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._log,
         )
-        eventually_sync(self._accepts, _PATIENCE)
 
-    def _accepts(self) -> bool:
+    def _listens(self) -> bool:
+        """Tell whether it says so: at its port may be somebody else, for whom it waits."""
         assert self._process is not None
-        assert self._process.poll() is None, self.log()
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
-            return True
-        return False
+        said = self.log()[self._logged :]
+        if self._process.poll() is not None:
+            assert "Address already in use" in said, said
+            self._launch()
+            return False
+        return f"Server listening on 127.0.0.1 port {self.port}." in said
 
     def stop(self) -> None:
         """Let nobody connect any more; connections that there are go on."""
