@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import time
+import warnings
 import weakref
 
 import pytest
@@ -22,6 +23,7 @@ from kernel_mgmt import (
     Request,
     RequestTimeout,
 )
+from kernel_mgmt.handlers import HandlerCalls
 from messages import outputs, second_client, states, texts
 from waiting import eventually
 
@@ -241,6 +243,22 @@ async def test_a_raising_handler_costs_nothing_but_itself(
         await eventually(lambda: "coroutine handler" in caplog.text)
     assert "plain handler" in caplog.text
     assert {m.channel for m in seen} == {"iopub", "shell"}
+
+
+async def test_a_handler_that_is_cancelled_before_its_turn() -> None:
+    """A coroutine that a client has begun when it is closed is not called forgotten."""
+
+    async def handle(_: object) -> None:
+        raise AssertionError("There was no time for it.")
+
+    calls = HandlerCalls()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        calls.call(handle, None)
+        calls.cancel()
+        await eventually(lambda: not calls.tasks)
+        gc.collect()
+    assert told == []
 
 
 async def test_a_removed_handler_is_not_called(client: KernelClient) -> None:

@@ -33,7 +33,10 @@ class HandlerCalls:
             logger.exception("The handler %r failed on %r", handler, argument)
             return
         if inspect.isawaitable(result):
-            _ = self.start(_guarded(result, handler, argument))
+            task = self.start(_guarded(result, handler, argument))
+            if inspect.iscoroutine(result):
+                # One that is cancelled before its turn would complain that nobody awaits it.
+                task.add_done_callback(lambda _: result.close())
 
     def start(self, coroutine: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
         """Run a coroutine on the loop that nobody waits for."""
