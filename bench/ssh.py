@@ -16,7 +16,7 @@ from typing import Any
 
 from .kernels import CHANNELS, ECHO, IPYKERNEL
 
-_NANNY_CHANNELS = ("nanny_control", "nanny_events")
+_NANNY_CHANNELS = ("nanny_control", "nanny_events", "nanny_journal")
 #: How long a server or a tunnel may take to be there, in seconds.
 _PATIENCE = 10.0
 
