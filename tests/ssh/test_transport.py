@@ -22,6 +22,7 @@ from kernel_mgmt_ssh.tunnel.keys import certified_key, public_key, read_key
 from kernel_mgmt_ssh.tunnel.transport import Transport, tune
 from kernel_mgmt_ssh.tunnel.userauth import Questions
 from sshds import Sshd, new_key
+from waiting import eventually_sync
 
 Connect = Callable[..., SshSession]
 
@@ -62,6 +63,24 @@ def echo(sshd: Sshd) -> Iterator[str]:
     for thread in threads:
         thread.join(5)
     os.unlink(path)
+
+
+def test_an_end_after_the_close(session: SshSession, echo: str) -> None:
+    """A thread that says that no more will come, after another has closed the channel, harms nobody."""
+    transport = session.transport
+    channel = transport.open_streamlocal(echo, timeout=10)
+    with channel.lock:
+        end = channel._send_eof()  # type: ignore[attr-defined]
+    channel.close()
+    eventually_sync(lambda: channel not in transport._channels.values())  # type: ignore[attr-defined]
+    transport._send_user_message(end)
+    for _ in range(3):  # the numbers of closed channels are given to new ones
+        with transport.open_streamlocal(echo, timeout=10) as other:
+            other.settimeout(10)
+            other.sendall(b"still here")
+            assert other.recv(100) == b"still here"
+            other.shutdown_write()
+            assert other.recv(100) == b""
 
 
 def test_a_channel_to_a_unix_socket(session: SshSession, echo: str) -> None:

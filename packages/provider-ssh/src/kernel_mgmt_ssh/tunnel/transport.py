@@ -11,7 +11,12 @@ import time
 from typing import Any
 
 import paramiko
-from paramiko.common import MSG_CHANNEL_OPEN_FAILURE
+from paramiko.common import (
+    MSG_CHANNEL_CLOSE,
+    MSG_CHANNEL_EOF,
+    MSG_CHANNEL_OPEN_FAILURE,
+    MSG_CHANNEL_OPEN_SUCCESS,
+)
 
 from .arrivals import ArrivalTransport
 
@@ -112,6 +117,8 @@ class Transport(ArrivalTransport):
         self._opening = threading.local()
         # Why channels were not opened, by their number.
         self._refusals: dict[int, paramiko.ChannelException] = {}
+        # The server's numbers of channels that were closed, until it gives them to others.
+        self._closed_numbers: set[bytes] = set()
         #: What the server said when it ended the connection.
         self.farewell = ""
         super().__init__(sock, packetizer_class=_Packetizer)
@@ -120,6 +127,8 @@ class Transport(ArrivalTransport):
         handlers = self._handler_table  # type: ignore[attr-defined]
         self._hear_refusal = handlers[MSG_CHANNEL_OPEN_FAILURE]
         handlers[MSG_CHANNEL_OPEN_FAILURE] = self._note_refusal
+        self._hear_opened = handlers[MSG_CHANNEL_OPEN_SUCCESS]
+        handlers[MSG_CHANNEL_OPEN_SUCCESS] = self._note_opened
         options = self.get_security_options()
         first = [name for name in _FIRST_CIPHERS if name in options.ciphers]
         options.ciphers = (*first, *(name for name in options.ciphers if name not in first))
@@ -193,6 +202,24 @@ class Transport(ArrivalTransport):
                 data.add_string("")
                 data.add_int(0)
         super()._send_user_message(data)  # type: ignore[misc]
+
+    def _send_message(self, data: paramiko.Message) -> None:
+        # paramiko puts the end of what we send into words on one thread, and the answer to the server's
+        # close on another; whichever is sent last, the server ends the whole connection for an end
+        # that comes after a close. All but key exchanges is sent under one lock.
+        message = data.asbytes()
+        if message[0] == MSG_CHANNEL_CLOSE:
+            self._closed_numbers.add(message[1:5])
+        elif message[0] == MSG_CHANNEL_EOF and message[1:5] in self._closed_numbers:
+            return
+        super()._send_message(data)  # type: ignore[misc]
+
+    def _note_opened(self, m: paramiko.Message) -> None:
+        # RFC 4254, 5.1: the recipient's number, then the sender's.
+        m.get_int()
+        self._closed_numbers.discard(m.get_bytes(4))
+        m.rewind()
+        self._hear_opened(m)
 
     def _note_refusal(self, m: paramiko.Message) -> None:
         # RFC 4254, 5.1.

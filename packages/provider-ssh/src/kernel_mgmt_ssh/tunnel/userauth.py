@@ -243,7 +243,7 @@ class UserAuth(AuthHandler):
 
     def _send(self, message: paramiko.Message) -> None:
         try:
-            self._to._send_message(message)  # type: ignore[attr-defined]
+            self._to._send_message(message)
         except (EOFError, OSError, paramiko.SSHException):
             raise Disconnected from None
 
